@@ -55,13 +55,20 @@ asyncio.run(main())
 """
 
 
+def unused_subnet() -> str:
+    """Return the first three numbers of addresses that no network of this machine has, drawn at random."""
+    said = subprocess.run(["ip", "-o", "-4", "addr"], check=True, capture_output=True, text=True).stdout
+    # A test run that was killed leaves its network behind, and of two with the same addresses one reaches nobody.
+    return f"10.77.{secrets.choice([number for number in range(1, 255) if f' 10.77.{number}.' not in said])}"
+
+
 class Namespace:
     """A network namespace with one cable to this machine."""
 
     def __init__(self) -> None:
         tag = secrets.token_hex(3)
         self.name, self.link = f"fedlab-{tag}", f"fl{tag}"
-        subnet = f"10.77.{secrets.randbelow(254) + 1}"
+        subnet = unused_subnet()
         self.here, there = f"{subnet}.1", f"{subnet}.2"
         self.before = ("ip", "netns", "exec", self.name)
         ip("netns", "add", self.name)
