@@ -101,7 +101,9 @@ def warn_of_different(one: Mapping[str, Any], other: Mapping[str, Any], what: st
 
 
 def _decisive(facts: Mapping[str, Any]) -> dict[str, Any]:
-    environment = facts.get("environment", {})
+    if "environment" not in facts:
+        return dict(facts)
+    environment = facts["environment"]
     return {
         **facts,
         "environment": {name: text for name, text in environment.items() if not name.startswith(THREADS_ONLY)},
