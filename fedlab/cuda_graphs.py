@@ -10,7 +10,8 @@ A loss that cannot be captured, because it waits for the GPU or its shapes depen
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -103,8 +104,10 @@ class _Capture:
         buffers, random = [buffer.clone() for buffer in model.buffers()], torch.cuda.get_rng_state(device)
 
         def compute() -> tuple[Tensor, list[bool], Tensor]:
-            value = loss(self.batch)
-            gradients = torch.autograd.grad(value, trained, allow_unused=True)
+            with fresh_leaves(model) as leaves:
+                value = loss(self.batch)
+                own = [leaves[weight] for weight in trained]
+                gradients = torch.autograd.grad(value, own, allow_unused=True)
             used = [gradient is not None for gradient in gradients]
             parts = [
                 in_order_of(weight, part) for weight, part in zip(trained, gradients, strict=True) if part is not None
@@ -134,6 +137,27 @@ class _Capture:
             self.batch[name].copy_(column, non_blocking=True)
         self.graph.replay()
         return self.value.clone()
+
+
+@contextmanager
+def fresh_leaves(model: nn.Module) -> Iterator[dict[nn.Parameter, nn.Parameter]]:
+    """Let a model compute with new parameters in the same memory; yield the new one of each parameter.
+
+    Autograd ties a leaf to the stream of its first use for as long as some result of it lives, such as the loss of the
+    last step. A capture, on a stream of its own, fails with "previous error during capture" at such a leaf.
+    """
+    leaves = {
+        weight: nn.Parameter(weight.detach(), requires_grad=weight.requires_grad) for weight in model.parameters()
+    }
+    places = [(module, name, weight) for module in model.modules() for name, weight in module._parameters.items()]
+    try:
+        for module, name, weight in places:
+            if weight is not None:
+                setattr(module, name, leaves[weight])
+        yield leaves
+    finally:
+        for module, name, weight in places:
+            setattr(module, name, weight)
 
 
 def in_order_of(weight: Tensor, gradient: Tensor) -> Tensor:

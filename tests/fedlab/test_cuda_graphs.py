@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from fedlab.cuda_graphs import GraphedLoss, KeptModels, in_order_of, views_like
+from fedlab.cuda_graphs import GraphedLoss, KeptModels, fresh_leaves, in_order_of, views_like
 from fedlab.models.side_by_side import side_by_side
 from fedlab.optimizers import Adam, FusedAdam
 from fedlab.seeds import deterministic, seeded
@@ -89,6 +89,38 @@ def test_gradients_in_one_row_come_back_with_the_strides_of_their_weights():
         assert found.stride() == weight.stride()
 
 
+def test_fresh_leaves_share_memory_and_the_old_ones_come_back():
+    model = nn.Sequential(nn.Linear(3, 3), nn.GRU(3, 3), nn.Linear(3, 3))
+    model[2].weight = model[0].weight  # tied
+    model[0].bias.requires_grad_(False)
+    before = dict(model.named_parameters())
+    with fresh_leaves(model) as leaves:
+        for name, weight in model.named_parameters():
+            assert weight is leaves[before[name]] is not before[name]
+            assert weight.data_ptr() == before[name].data_ptr()
+            assert weight.requires_grad == before[name].requires_grad
+        assert model[2].weight is model[0].weight
+        hidden, _ = model[1](model[0](torch.ones(2, 3)))
+        model[2](hidden).sum().backward()
+        assert leaves[before["0.weight"]].grad is not None
+        assert leaves[before["1.weight_hh_l0"]].grad is not None
+    assert all(weight is before[name] for name, weight in model.named_parameters())
+    assert all(weight.grad is None for weight in before.values())
+
+
+def test_old_leaves_come_back_after_an_error():
+    model = nn.Linear(2, 2)
+    before = list(model.parameters())
+
+    def fail():
+        with fresh_leaves(model):
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert all(weight is old for weight, old in zip(model.parameters(), before, strict=True))
+
+
 @pytest.mark.gpu
 def test_fused_adam_takes_the_gradients_of_a_graph_whatever_the_layout_of_weights():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.LazyLinear(2)).to(
@@ -111,7 +143,9 @@ def test_fused_adam_takes_the_gradients_of_a_graph_whatever_the_layout_of_weight
 
 @pytest.mark.gpu
 def test_a_graph_has_the_bits_of_single_kernels_and_changes_no_buffer_by_its_capture():
-    assert same(trained("cuda", graphs=True), trained("cuda", graphs=False))
+    graph, plain = trained("cuda", graphs=True), trained("cuda", graphs=False)
+    assert graph[2].refused == ""  # though the loss of the step before is still alive at the capture
+    assert same(graph, plain)
 
 
 @pytest.mark.gpu
