@@ -20,6 +20,7 @@ from torch.func import functional_call, vmap
 from fedlab.data.dataset import Batch
 from fedlab.data.pinned import send
 from fedlab.vectorized.draws import Draw, NotVectorizable, Replay, record
+from fedlab.vectorized.stacked_convolution import convolutions_on
 from fedlab.vectorized.stacked_states import StackedStates
 
 Tensors = Mapping[str, Tensor]
@@ -106,7 +107,7 @@ class StackedModel:
         NotVectorizable
             When an operation of the forward pass cannot be mapped over models.
         """
-        with _mappable():
+        with _mappable(), convolutions_on(next(iter(self.weights.values())).device):
             found: Tensor = vmap(self._loss, randomness="error")(
                 self.weights, self.buffers, self.start, self.extra, dict(batch), list(numbers)
             )
