@@ -35,9 +35,15 @@ def conformal_p_value(log_prob: Tensor, reference: Tensor) -> Tensor:
         raise ValueError("a log-likelihood is NaN; check the features it was taken of")
     if reference.shape[-1] == 0:
         raise ValueError("a p-value needs at least one reference log-likelihood")
-    boundaries = reference.double().sort(-1).values
-    if boundaries.ndim > 1:
-        boundaries = boundaries.expand(*log_prob.shape[:-1], -1).contiguous()
+    return p_value_of_sorted(log_prob, reference.double().sort(-1).values)
+
+
+def p_value_of_sorted(log_prob: Tensor, reference: Tensor) -> Tensor:
+    """Return :func:`conformal_p_value` by a reference that is sorted and float64, without a check of the values.
+
+    A check would let a training step wait for a GPU. Values (..., examples) that are NaN have a p-value of 1.
+    """
+    boundaries = reference.expand(*log_prob.shape[:-1], -1).contiguous() if reference.ndim > 1 else reference
     below = torch.searchsorted(boundaries, log_prob.double().contiguous(), right=True)
     return (1 + below).double() / (1 + reference.shape[-1])
 

@@ -140,15 +140,24 @@ def kmeans_plusplus_init(
 
 
 @torch.no_grad()
-def e_step(mixture: GaussianMixture, x: Tensor, weights: Tensor | None = None) -> Statistics:
+def e_step(
+    mixture: GaussianMixture, x: Tensor, weights: Tensor | None = None, *, known_finite: bool = False
+) -> Statistics:
     """Return the average sufficient statistics of examples (..., examples, dimensions) under a mixture.
+
+    Parameters
+    ----------
+    weights
+        As in :func:`fit`.
+    known_finite
+        Do not look whether the features are finite, for which a GPU would be waited for.
 
     Raises
     ------
     ValueError
         For features or weights of another shape, or that are not finite.
     """
-    x = _features(x, mixture)
+    x = _features(x, mixture, known_finite)
     return _average(mixture.responsibilities(x), power_moments(x), _fractions(x, weights))
 
 
@@ -205,7 +214,7 @@ def _average(responsibilities: Tensor, moments: Tensor, fraction: Tensor) -> Sta
     return Statistics(shared.sum(-2), first, second)
 
 
-def _features(x: Tensor, mixture: GaussianMixture | None = None) -> Tensor:
+def _features(x: Tensor, mixture: GaussianMixture | None = None, known_finite: bool = False) -> Tensor:
     """Return checked features as float64.
 
     Raises
@@ -218,7 +227,9 @@ def _features(x: Tensor, mixture: GaussianMixture | None = None) -> Tensor:
     if mixture is not None and x.shape[-1] != mixture.means.shape[-1]:
         raise ValueError(f"features have {x.shape[-1]} dimensions where the mixture has {mixture.means.shape[-1]}")
     x = x.double()
-    if not x.sum().isfinite():  # one NaN or infinity is enough, and ten times faster than asking each
+    if (
+        not known_finite and not x.sum().isfinite()
+    ):  # one NaN or infinity is enough, and ten times faster than asking each
         raise ValueError("features hold NaN or infinity; a network that diverged gives such: lower its learning rate")
     return x
 

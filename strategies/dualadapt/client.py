@@ -62,6 +62,8 @@ class HeadWork:
         Heads of known clients that it may choose.
     local
         F_l, if it is fitted already.
+    cuda_graphs
+        Compute steps as CUDA graphs on a GPU.
     """
 
     head: nn.Module
@@ -76,6 +78,7 @@ class HeadWork:
     only_mixture: bool = False
     candidates: tuple[nn.Module, ...] = ()
     local: nn.Module | None = None
+    cuda_graphs: bool = False
 
     @property
     def needs_head(self) -> bool:
@@ -122,7 +125,7 @@ def prepare(workload: Workload, message: Message, context: ClientContext) -> Hea
     """
     options, training = context.config.strategy, context.config.client
     device = context.device
-    data = client_dataset(workload, context, "train")
+    data = client_dataset(workload, context, "train").on_device(device)
     model = load(workload.model(), arrays_of(message.content), device)
     source, quantiles = read_mixture(arrays_of(message.content, MIXTURE), device)
     start = None
@@ -144,6 +147,7 @@ def prepare(workload: Workload, message: Message, context: ClientContext) -> Hea
         start,
         only_mixture=asked,
         candidates=candidates,
+        cuda_graphs=context.config.run.cuda_graphs,
     )
     if release is None:
         return replace(work, z=client_features(model, data, options, device), examples=len(data))
@@ -195,6 +199,7 @@ def run(work: HeadWork) -> HeadResult:
             work.training,
             work.start,
             work.targets,
+            cuda_graphs=work.cuda_graphs,
         )
     )
 

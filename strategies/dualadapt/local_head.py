@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fedlab.config.training_options import ClientConfig
+from fedlab.cuda_graphs import GraphedLoss
+from fedlab.data.dataset import Batch
+from fedlab.data.pinned import send
 from fedlab.losses.discrepancy import discrepancy
 from fedlab.losses.propagation import propagate_many
 from fedlab.models import conformal, em, gaussian_mixture
@@ -30,6 +33,8 @@ def adapt_head(
     training: ClientConfig,
     start: nn.Module | None = None,
     targets: Tensor | None = None,
+    *,
+    cuda_graphs: bool = False,
 ) -> tuple[nn.Module, gaussian_mixture.GaussianMixture, float | None]:
     """Fit F_l and W_T to the client's features, from F_g and W_S (lines 5 to 8).
 
@@ -45,6 +50,8 @@ def adapt_head(
         Initial head of a late joiner: F_l starts from it, and pseudo-labels are those of F_g and this head averaged.
     targets
         Labels (examples,) or class probabilities (examples, classes) that are known; None: pseudo-labels.
+    cuda_graphs
+        Compute the loss as a CUDA graph on a GPU.
 
     Returns
     -------
@@ -57,10 +64,18 @@ def adapt_head(
     weights = typicality(z, source, quantiles, options)
     mixture = RunningMixture(source, options.variance_floor)
 
+    def loss_of(head: nn.Module, batch: Batch) -> Tensor:
+        logits = head(batch["z"])
+        return local_loss(logits, batch["labels"], batch["weights"], batch["p_global"], options.client_discrepancy)
+
+    columns = {"z": z, "labels": labels, "weights": weights, "p_global": p_global}
+    objective = GraphedLoss(loss_of, local, cuda_graphs)
+
     def loss() -> Tensor:  # line 7
         rows = sample_rows(z, training)
-        value = local_loss(local(z[rows]), labels[rows], weights[rows], p_global[rows], options.client_discrepancy)
-        mixture.update(z[rows])  # line 8
+        batch = {name: column[rows] for name, column in columns.items()}
+        value = objective(batch)
+        mixture.update(batch["z"])  # line 8
         return value
 
     steps = training.local_steps(len(z))
@@ -95,7 +110,8 @@ class RunningMixture:
 
     def update(self, z: Tensor) -> None:
         """Update the mixture by one EM step on a batch z (..., batch, width)."""
-        batch = em.e_step(self.fitted(), z)
+        seen = self.steps > 0 and z.device.type != "cpu"  # later batches are of the same features; a GPU waits for none
+        batch = em.e_step(self.fitted(), z, known_finite=seen)
         self.statistics = em.blend(self.statistics, batch, em.robbins_monro_step(self.steps))
         self.steps += 1
 
@@ -116,7 +132,7 @@ def fit_mixture(
 
 def sample_rows(z: Tensor, training: ClientConfig) -> Tensor:
     """Return the row indices (batch,) of one local step on features z, on their device."""
-    return draw_rows(len(z), training).to(z.device)
+    return send(draw_rows(len(z), training), z.device)
 
 
 def draw_rows(examples: int, training: ClientConfig) -> Tensor:

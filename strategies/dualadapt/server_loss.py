@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
+from fedlab.cuda_graphs import GraphedLoss
+from fedlab.data.dataset import Batch
 from fedlab.losses.discrepancy import discrepancy
 from fedlab.models import conformal, gaussian_mixture
 from fedlab.models.batchnorm_stats import frozen_stats
@@ -44,26 +46,31 @@ def server_loss(
     weights, buffers = stack_module_state(stacked)
     received = [read_mixture(mixtures[partition], device) for partition in heads]
     target_mixtures = gaussian_mixture.stack([mixture for mixture, _ in received])
-    quantiles = pad_quantiles([sorted_likelihoods for _, sorted_likelihoods in received])
+    reference = pad_quantiles([quantiles for _, quantiles in received]).double().sort(-1).values
 
     def local_heads(z: Tensor) -> Tensor:  # (batch, width) -> (clients, batch, classes)
         call = vmap(lambda state, extra: functional_call(stacked[0], (state, extra), (z,)))
         logits: Tensor = call(weights, buffers)
         return logits.softmax(2)
 
-    def loss(step: int) -> Tensor:
-        with seeded(trainer.seed, "pseudo-targets", server_round, step):
-            x = pseudo_targets(trainer, options.mixup)
+    def discrepancy_on(model: nn.Module, batch: Batch) -> Tensor:
         with frozen_stats(model):
-            z = features_of(model)(x)
-            frozen = {name: weight.detach() for name, weight in head.named_parameters()}
-            p = functional_call(head, frozen, (z,)).softmax(1)
+            z = features_of(model)(batch["x"])
+            frozen = {name: weight.detach() for name, weight in head_of(model).named_parameters()}
+            p = functional_call(head_of(model), frozen, (z,)).softmax(1)
         q = local_heads(z)
         d = discrepancy(p.expand_as(q).flatten(0, 1), q.flatten(0, 1)).view(len(heads), -1)  # (clients, batch)
         if options.server_weights:
-            typical = conformal.conformal_p_value(target_mixtures.log_prob(z.detach()), quantiles)
+            typical = conformal.p_value_of_sorted(target_mixtures.log_prob(z.detach()), reference)
             d = conformal.mean_normalized(typical).to(d) * d
         return options.server_discrepancy * d.mean()
+
+    objective = GraphedLoss(discrepancy_on, model, trainer.objective.enabled)
+
+    def loss(step: int) -> Tensor:
+        with seeded(trainer.seed, "pseudo-targets", server_round, step):
+            x = pseudo_targets(trainer, options.mixup)
+        return objective({"x": x})
 
     return loss
 
