@@ -131,7 +131,10 @@ class SupportsViews(Protocol):
     """A workload that makes random views of its inputs."""
 
     def view(self, x: Tensor, weak: bool = False) -> Tensor:
-        """Return a random view of each input, of the same shape; a weak one changes it less."""
+        """Return a random view of each input, of the same shape and device; a weak one changes it less.
+
+        Random numbers are drawn on the CPU, so that they do not depend on the device.
+        """
         ...
 
 

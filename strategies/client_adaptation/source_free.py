@@ -40,6 +40,9 @@ from torch.nn.functional import cross_entropy
 
 from fedlab.config.lr_schedules import cosine_factor
 from fedlab.config.sections import NonNegativeFloat, PositiveFloat
+from fedlab.cuda_graphs import GraphedLoss
+from fedlab.data.dataset import Batch
+from fedlab.data.pinned import send
 from fedlab.losses.class_balance import sinkhorn
 from fedlab.losses.information_maximization import information_maximization
 from fedlab.losses.propagation import propagate_labels
@@ -122,6 +125,11 @@ def train_features(
     teacher = deepcopy(features).requires_grad_(False)
     optimizer, done = Adam(features.parameters(), options.learning_rate, options.weight_decay), 0
 
+    def loss_of(features: nn.Module, batch: Batch) -> Tensor:
+        return adaptation_loss(head(features(batch["x"])), batch["classes"], batch["weights"], options.information)
+
+    objective = GraphedLoss(loss_of, features, client.cuda_graphs)
+
     def loss() -> Tensor:
         nonlocal labels, done
         if done and done % options.label_every == 0:
@@ -131,10 +139,9 @@ def train_features(
         done += 1
         rows = torch.randint(len(client.data), (options.batch_size,))
         x = client.view_of(rows) if options.views else client.inputs(rows)
-        rows = rows.to(client.device)
-        return adaptation_loss(
-            head(features.train()(x)), labels.classes[rows], labels.weights[rows], options.information
-        )
+        rows = send(rows, client.device)
+        features.train()
+        return objective({"x": x, "classes": labels.classes[rows], "weights": labels.weights[rows]})
 
     train_steps(
         loss,

@@ -33,6 +33,8 @@ class Client:
         Where G and F are.
     progress
         Reports steps: phase, steps done, steps in all.
+    cuda_graphs
+        Compute the loss of a step as a CUDA graph on a GPU (:class:`fedlab.cuda_graphs.GraphedLoss`).
     """
 
     features: nn.Module
@@ -42,6 +44,7 @@ class Client:
     weak_view: Callable[[Tensor], Tensor]
     device: torch.device
     progress: Progress = null_progress
+    cuda_graphs: bool = False
 
     def trainable_features(self) -> nn.Module:
         """Return a copy of G whose weights get gradients."""

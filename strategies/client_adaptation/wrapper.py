@@ -99,9 +99,9 @@ class AdaptingClient:
     def adapt(self, workload: Workload, states: ModelStates, context: ClientContext) -> dict[str, Any]:
         """Return a client's new state: the arrays that it predicts with, and the method's report."""
         model = self.inner.predictor(workload, states).to(context.device)
-        data = client_dataset(workload, context, "train")
+        data = client_dataset(workload, context, "train").on_device(context.device)
         parts, views = (features_of(model).eval(), head_of(model).eval()), views_of(workload)
-        client = Client(*parts, data, *views, context.device, context.progress)
+        client = Client(*parts, data, *views, context.device, context.progress, context.config.run.cuda_graphs)
         adapted = self.method.adapt(client, context.config.adaptation)
         own = {FEATURES + name: tensor for name, tensor in adapted.features.state_dict().items()}
         return {STATES: {**states, ARRAYS: {**states[ARRAYS], **own}}, REPORT: dict(adapted.report)}
