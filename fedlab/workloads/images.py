@@ -24,11 +24,13 @@ from torch.nn.functional import cross_entropy
 from fedlab.config.data_options import DEFAULT_DATA, DataConfig
 from fedlab.data.dataset import ArrayDataset, Batch
 from fedlab.data.images import image_sets, views
+from fedlab.data.images.cutmix import PASTED_LABEL, PASTED_SHARE, cutmix
 from fedlab.data.images.image_sets import IMAGE_SETS
 from fedlab.data.images.texture import Texture, textured
 from fedlab.data.pixels import to_rgb_float
 from fedlab.data.sources import DataSource
 from fedlab.errors import ConfigError, suggest
+from fedlab.losses.mixed_labels import mixed_cross_entropy
 from fedlab.models.convnet import ConvNet
 from fedlab.models.mixer import SHAPES, SMALL, Mixer, check_patch_size
 from fedlab.models.mlp import MLP
@@ -68,8 +70,14 @@ class Images:
     min_crop_area: float = Field(
         0.6, gt=0, le=1, description="least area that a random crop of a training image keeps; 1: none"
     )
+    crop_padding: int = Field(
+        0, ge=0, description="pixels of a black border within which a training image is moved at random; 0: none"
+    )
     jitter: float = Field(0.0, ge=0, le=1, description="strength of random brightness, contrast and saturation")
     hflip: bool = Field(False, description="mirror half of the training images; not for characters")
+    cutmix: float = Field(
+        0.0, ge=0, le=1, description="probability that a labeled training image gets a rectangle of another (CutMix)"
+    )
     texture: Texture = Field("off", description="random textures of the source's images: randconv, pro_randconv")
     data_config: DataConfig = Field(DEFAULT_DATA, exclude=True)
 
@@ -135,9 +143,11 @@ class Images:
         return shards.shard_labels(self, partition)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the mean cross-entropy, a scalar."""
-        smoothing = self.data_config.label_smoothing
-        return cross_entropy(model(batch["x"]), batch["y"], label_smoothing=smoothing)
+        """Return the mean cross-entropy, a scalar; of images that CutMix has mixed, with both labels."""
+        smoothing, logits, y = self.data_config.label_smoothing, model(batch["x"]), batch["y"]
+        if PASTED_SHARE in batch:
+            return mixed_cross_entropy(logits, y, batch[PASTED_LABEL], batch[PASTED_SHARE], smoothing)
+        return cross_entropy(logits, y, label_smoothing=smoothing)
 
     def evaluate(self, model: nn.Module, data: ArrayDataset) -> dict[str, float]:
         """Return accuracy and cross-entropy; nothing without labels."""
@@ -157,7 +167,9 @@ class Images:
 
     def _viewed(self, batch: Batch) -> Batch:
         batch = to_rgb_float(batch)
-        return {**batch, "x": views.random_view(batch["x"], self.min_crop_area, self.jitter, self.hflip)}
+        x = views.padded_crop(batch["x"], self.crop_padding) if self.crop_padding else batch["x"]
+        batch = {**batch, "x": views.random_view(x, self.min_crop_area, self.jitter, self.hflip)}
+        return cutmix(batch, self.cutmix) if self.cutmix and "y" in batch else batch
 
 
 NETWORKS: Mapping[str, Callable[[Images, int, int], nn.Module]] = {

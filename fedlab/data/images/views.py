@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import grid_sample
+from torch.nn.functional import grid_sample, pad
 
 from fedlab.data.pinned import send
 from fedlab.data.pixels import TORCHVISION_LUMA
@@ -73,6 +73,24 @@ def crop(x: Tensor, boxes: Boxes) -> Tensor:
     rows, columns = positions(boxes.top, boxes.height), positions(boxes.left, boxes.width)
     grid = torch.stack([columns[:, None].expand(-1, size, -1), rows[:, :, None].expand(-1, -1, size)], 3)
     return grid_sample(x, send(grid, x.device).to(x), padding_mode="border", align_corners=False)
+
+
+def padded_crop(x: Tensor, padding: int) -> Tensor:
+    """Return a random square of each image with a black border, as large as the image: v2's RandomCrop with padding.
+
+    Parameters
+    ----------
+    x
+        Images (batch, channels, size, size) in [-1, 1].
+    padding
+        Width of the border in pixels.
+    """
+    count, channels, size, _ = x.shape
+    corner = send(torch.randint(2 * padding + 1, (2, count)), x.device)
+    rows, columns = corner[:, :, None] + torch.arange(size, device=x.device)  # (batch, size) each
+    bordered = pad(x, (padding,) * 4, value=-1.0)
+    strip = bordered.gather(2, rows[:, None, :, None].expand(-1, channels, -1, bordered.shape[-1]))
+    return strip.gather(3, columns[:, None, None].expand(-1, channels, size, -1))
 
 
 def flip(x: Tensor, where: Tensor) -> Tensor:

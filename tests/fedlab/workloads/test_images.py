@@ -8,6 +8,7 @@ import torch
 import fedlab
 from configs import make
 from fedlab.data.images import image_sets
+from fedlab.data.images.cutmix import PASTED_LABEL, PASTED_SHARE
 from fedlab.data.partitioners import PARTITIONS
 from fedlab.errors import ConfigError, DataError, IncompatibleWeightsError
 from fedlab.models.convnet import ConvNet
@@ -65,6 +66,68 @@ def test_only_training_images_get_new_views():
             assert first["x"].shape == (4, 3, 32, 32) and first["x"].abs().max() <= 1 + 1e-6
             assert torch.equal(first["x"], again["x"]) == (split == "test")
             assert torch.equal(first["y"], data.columns["y"][:4])
+
+
+def test_cutmix_and_the_padded_crop_are_views_of_training_images_alone():
+    workload = make(Images, min_crop_area=1.0, crop_padding=4, cutmix=1.0, **FEW)
+    for partition in (None, 0):
+        data = workload.data(partition, "train")
+        batch = data[:8]
+        assert set(batch) == {"x", "y", PASTED_LABEL, PASTED_SHARE} and set(data.columns) == {"x", "y"}
+        assert torch.equal(batch["y"], data.columns["y"][:8])
+        assert not torch.equal(batch["x"], data[:8]["x"])
+        assert set(workload.data(partition, "test")[:8]) == {"x", "y"}
+    without_labels = make(Images, max_examples=400, cutmix=1.0).data(0, "train")
+    assert set(without_labels[:8]) == {"x"}
+
+
+def test_the_loss_counts_both_labels_of_a_mixed_image():
+    workload = make(Images, network="mlp", cutmix=1.0, label_smoothing=0.1, **FEW)
+    model, batch = workload.model(), workload.data(None, "train")[:8]
+    own, other = ({"x": batch["x"], "y": batch[name]} for name in ("y", PASTED_LABEL))
+    for share, labels in ((0.0, own), (1.0, other)):
+        mixed = {**batch, PASTED_SHARE: torch.full((8,), share)}
+        torch.testing.assert_close(workload.loss(model, mixed), workload.loss(model, labels))
+
+
+@pytest.mark.parametrize(
+    "strategy", ["fedavg", "scaffold", "moon", "apfl", "fed_mcd", "fed_dann", "dualadapt", "qfedavg"]
+)
+def test_every_way_of_training_takes_mixed_batches(strategy, tmp_path):
+    options = {
+        "images.network": "mlp",
+        "images.cutmix": 1.0,
+        "images.client_labels": True,
+        "data.max_examples": 400,
+        "data.num_clients": 2,
+        "data.partition": "iid",
+        "client.steps": 5,
+        "client.batch_size": 8,
+        "server.pretrain_steps": 0,
+        "threads": 1,
+        "report": False,
+    }
+    result = fedlab.run(workload="images", strategy=strategy, runs=tmp_path, rounds=1, overrides=options)
+    assert result.rounds[-1]["mean"]
+
+
+def test_clients_that_train_at_once_mix_as_one_by_one(tmp_path):
+    options = {
+        "images.network": "mlp",
+        "images.cutmix": 0.5,
+        "data.max_examples": 400,
+        "client.steps": 3,
+        "client.batch_size": 8,
+        "threads": 1,
+        "report": False,
+    }
+    weights = []
+    for way in ("off", "4"):
+        overrides = {**options, "vectorize": way, "name": way, "images.source": "omniglot"}
+        result = fedlab.run("mixer-cifar10", runs=tmp_path, rounds=1, overrides=overrides)
+        weights.append(result.model().state_dict())
+    for name, weight in weights[0].items():
+        torch.testing.assert_close(weights[1][name], weight, atol=1e-5, rtol=0)
 
 
 def test_networks_and_mixers_by_name():

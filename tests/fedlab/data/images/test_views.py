@@ -66,6 +66,17 @@ def test_every_image_gets_parameters_of_its_own(x):
     assert out.min() >= -1 - 1e-5 and out.max() <= 1 + 1e-5
 
 
+def test_a_padded_crop_is_a_square_of_the_image_with_a_black_border(x):
+    torch.manual_seed(6)
+    moved = views.padded_crop(x, 3)
+    torch.manual_seed(6)
+    top, left = torch.randint(7, (2, COUNT))
+    for image, out, row, column in zip(x, moved, top.tolist(), left.tolist(), strict=True):
+        bordered = functional.pad(image, [3], fill=-1.0)
+        assert torch.equal(out, functional.crop(bordered, row, column, SIZE, SIZE))
+    assert len(set(zip(top.tolist(), left.tolist(), strict=True))) > COUNT / 2
+
+
 def test_a_flip_is_a_mirror(x):
     mirrored = torch.arange(COUNT) % 2 == 0
     out = views.flip(x, mirrored)
