@@ -27,6 +27,7 @@ from fedlab.data.images import image_sets, views
 from fedlab.data.images.cutmix import PASTED_LABEL, PASTED_SHARE, cutmix
 from fedlab.data.images.image_sets import IMAGE_SETS
 from fedlab.data.images.texture import Texture, textured
+from fedlab.data.images.trivial_augment import trivial_augment
 from fedlab.data.pixels import to_rgb_float
 from fedlab.data.sources import DataSource
 from fedlab.errors import ConfigError, suggest
@@ -75,6 +76,9 @@ class Images:
     )
     jitter: float = Field(0.0, ge=0, le=1, description="strength of random brightness, contrast and saturation")
     hflip: bool = Field(False, description="mirror half of the training images; not for characters")
+    augment: Literal["off", "trivial"] = Field(
+        "off", description="trivial: a random change of each training image, of a random strength (TrivialAugment)"
+    )
     cutmix: float = Field(
         0.0, ge=0, le=1, description="probability that a labeled training image gets a rectangle of another (CutMix)"
     )
@@ -168,6 +172,7 @@ class Images:
     def _viewed(self, batch: Batch) -> Batch:
         batch = to_rgb_float(batch)
         x = views.padded_crop(batch["x"], self.crop_padding) if self.crop_padding else batch["x"]
+        x = trivial_augment(x) if self.augment == "trivial" else x
         batch = {**batch, "x": views.random_view(x, self.min_crop_area, self.jitter, self.hflip)}
         return cutmix(batch, self.cutmix) if self.cutmix and "y" in batch else batch
 
