@@ -203,8 +203,8 @@ class Adam(_FirstOrder):
 class FusedAdam(torch.optim.Adam):
     """Torch's Adam with one kernel a step, for GPUs, and with the attributes and states of :class:`Adam`."""
 
-    def __init__(self, weights: Iterable[Tensor], learning_rate: float) -> None:
-        super().__init__(weights, learning_rate, fused=True)
+    def __init__(self, weights: Iterable[Tensor], learning_rate: float, weight_decay: float = 0.0) -> None:
+        super().__init__(weights, learning_rate, weight_decay=weight_decay, fused=True)
 
     @property
     def learning_rate(self) -> float:

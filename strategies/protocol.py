@@ -39,7 +39,7 @@ FINAL = "final-round"  # in the config of a message of a round with which the ru
 # a whole model with the optimizer that is asked for. How much a round does (steps, batches, rates) is not among them:
 # one such setting for several strategies is usual.
 SERVER_BATCHES, CLIENT_BATCHES = frozenset({"server.accumulate_steps"}), frozenset({"client.accumulate_steps"})
-SERVER_MODELS = frozenset({"server.max_grad_norm", "server.ema_decay"})
+SERVER_MODELS = frozenset({"server.weight_decay", "server.max_grad_norm", "server.ema_decay"})
 CLIENT_OPTIMIZER = frozenset({"client.optimizer", "client.ema_decay"})
 CLIENT_SGD = CLIENT_OPTIMIZER | {"client.max_grad_norm"}
 CLIENT_MODELS = CLIENT_SGD | {"client.momentum", "client.weight_decay"}

@@ -89,11 +89,11 @@ class SourceTrainer:
         self.average = to_training_device(deepcopy(self.model), self.device).requires_grad_(False)
         self.model = to_training_device(self.model, self.device, core.compile)
         self.objective = GraphedLoss(workload.loss, self.model, core.cuda_graphs)
-        self.optimizer = self._adam(self.options.learning_rate)
+        self.optimizer = self._adam(self.options.learning_rate, self.options.weight_decay)
 
-    def _adam(self, learning_rate: float) -> Adam | FusedAdam:
+    def _adam(self, learning_rate: float, weight_decay: float = 0.0) -> Adam | FusedAdam:
         kind = FusedAdam if self.device.type == "cuda" else Adam
-        return kind(self.model.parameters(), learning_rate)
+        return kind(self.model.parameters(), learning_rate, weight_decay)
 
     def batch_at(self, server_round: int, number: int) -> Batch:
         """Return one batch, a function of the run seed, the round and its number in the round alone."""
@@ -216,7 +216,8 @@ class SourceTrainer:
         with seeded(self.seed, "source model", 0, 0):
             loss = self.workload.loss(deepcopy(self.model).train(), batch)
         # options that act after pre-training are set to their defaults
-        after = ("steps", "accumulate_steps", "learning_rate", "ema_decay", "max_grad_norm", *SCHEDULE_FIELDS)
+        steps = ("steps", "accumulate_steps", "learning_rate", "weight_decay", "ema_decay", "max_grad_norm")
+        after = (*steps, *SCHEDULE_FIELDS)
         options = replace(self.options, **{name: getattr(DEFAULT_SERVER, name) for name in after})
         machine = (torch.__version__, torch.get_num_threads(), str(self.device))
         first = (self.source.columns, batch, loss.detach(), self.model.state_dict())

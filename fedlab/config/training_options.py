@@ -26,6 +26,9 @@ class ServerConfig(ScheduledConfig):
         1, ge=1, description="batches of batch_size examples whose gradients are averaged in one step of a round"
     )
     learning_rate: PositiveFloat = Field(1e-3, description="Adam's learning rate on the server")
+    weight_decay: NonNegativeFloat = Field(
+        0.0, description="weight decay of Adam in the steps of a round, added to gradients"
+    )
     ema_decay: float = Field(0.98, ge=0.0, lt=1.0, description="decay a step of the averaged (EMA) model; 0: none")
     max_grad_norm: NonNegativeFloat = Field(
         0.0, description="maximum norm of a gradient in the steps of a round; 0: no clipping"

@@ -109,12 +109,13 @@ def test_adam_goes_on_from_its_state_and_from_that_of_torch(first):
     assert all(torch.equal(a, b) for a, b in zip(whole, parted, strict=True))
 
 
-def test_adam_and_the_fused_one_go_on_from_each_others_states():
+@pytest.mark.parametrize("decay", [0.0, 0.03])
+def test_adam_and_the_fused_one_go_on_from_each_others_states(decay):
     """Each optimizer goes on from the state of the other, to rounding, as when a run moves between CPU and GPU."""
     expected, found = weights(), weights()
-    adam, other = Adam(expected, 0.02), Adam(found, 0.02)
+    adam, other = Adam(expected, 0.02, decay), Adam(found, 0.02, decay)
     for kind in (FusedAdam, Adam, FusedAdam):
-        state, other = other.state_dict(), kind(found, 0.5)
+        state, other = other.state_dict(), kind(found, 0.5, decay)
         other.load_state_dict(state)
         for one in (adam, other):
             one.learning_rate, one.beta_1 = 0.02, 0.85

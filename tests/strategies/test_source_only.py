@@ -55,18 +55,18 @@ def one_cycle(step, steps):
     return cosine(RATE, RATE / 250, share), cosine(0.85, 0.95, share)
 
 
-@pytest.mark.parametrize("batches", [1, 3])
-def test_two_rounds_are_those_of_the_plain_loop(federate, matrices, fresh, batches):
+@pytest.mark.parametrize(("batches", "decay"), [(1, 0.0), (3, 0.0), (1, 0.3)])
+def test_two_rounds_are_those_of_the_plain_loop(federate, matrices, fresh, batches, decay):
     with seeded(SEED, "model"):
         w = fresh()
     average, adam, losses = w.copy(), Adam(), []
     for server_round in range(1, ROUNDS + 1):
         for step in range(STEPS):
             loss, gradient = source_step(matrices, w, server_round, *range(batches * step, batches * step + batches))
-            w = w - adam.move(gradient, RATE)
+            w = w - adam.move(gradient + decay * w, RATE)
             average = DECAY * average + (1 - DECAY) * w
             losses.append(loss)
-    outcome = federate("source_only", **{"server.accumulate_steps": batches})
+    outcome = federate("source_only", **{"server.accumulate_steps": batches, "server.weight_decay": decay})
     np.testing.assert_allclose(outcome.weights, average, rtol=0, atol=1e-6)
     assert outcome.rounds[2]["server"] == {"loss": pytest.approx(np.mean(losses[STEPS:]), rel=1e-5)}
 
