@@ -1,14 +1,23 @@
-"""A training of each long preset by time, not by rounds; its run folder stays, so that ``fedlab resume`` goes on."""
+"""A training of each long preset by time, not by rounds; its run folder stays, so that ``fedlab resume`` goes on.
+
+A learning rate that falls over the rounds has fallen only at the last one. So where a preset has such a rate, a few
+rounds show first how long one takes, and the run gets as many as its time has room for.
+"""
 
 from __future__ import annotations
 
 import json
+import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from statistics import median
 
 import fedlab
 from benchmarks.gpu.rows import Row
 from benchmarks.gpu.schedule import Task
+from fedlab import launch
+from fedlab.config.schema import Config
 from fedlab.config.sections import Value
 from fedlab.errors import DataError
 from fedlab.runs.directory import RunDirectory
@@ -18,48 +27,87 @@ from fedlab.training import resolve_device
 PART = "long"
 SEED = 0
 START = 25.0  # seconds of a part that go into start, pre-training and the last test
+TRIAL_ROUNDS = 5  # the first two of them warm up
+SPARE = 0.05  # fraction of the time that is not given to rounds, for what is between them
 RARELY = 1_000_000  # rounds between two checkpoints: the last round has one anyway
-NO_PICTURES: Mapping[str, Value] = {"molecules.pictures": False}  # drawing needs libraries of a desktop
+LATE: Mapping[str, Value] = {"sample_every": RARELY}  # samples are scored in the last round alone
+MOLECULES: Mapping[str, Value] = {**LATE, "molecules.pictures": False}  # drawing needs libraries of a desktop
 # Presets, what is set for a run by time, and the metrics that are told, each with its goal and that goal's origin.
 PRESETS: Mapping[str, tuple[Mapping[str, Value], Mapping[str, float | None]]] = {
-    "graphnvp-qm9-paper": (NO_PICTURES, {"validity": 0.831, "uniqueness": 0.992, "novelty": 0.582}),
-    "mpgvae-qm9-paper": (NO_PICTURES, {"validity": 0.91, "uniqueness": 0.68, "novelty": 0.54}),
-    "mixer-cifar10": ({"rounds": 2000}, {"accuracy": 0.88}),
+    "graphnvp-qm9-paper": (MOLECULES, {"validity": 0.831, "uniqueness": 0.992, "novelty": 0.582}),
+    "mpgvae-qm9-paper": (MOLECULES, {"validity": 0.91, "uniqueness": 0.68, "novelty": 0.54}),
+    "mixer-cifar10-central": ({}, {"accuracy": 0.88}),
     "dualadapt-digits-mcd": (
         {"dualadapt.source_only_twin": False},
         {"accuracy_local": 0.93, "accuracy_average": None, "accuracy_global": None},
     ),
     # Rounds of the preset take minutes, and time is looked at between two.
-    "ddpm-cifar10": ({"client.steps": 50, "rounds": 16_000, "generation.sampling_steps": 50}, {"frechet": None}),
+    "ddpm-cifar10": (
+        {**LATE, "client.steps": 50, "rounds": 16_000, "generation.sampling_steps": 50},
+        {"frechet": None},
+    ),
     "startup-tiny": ({"server.pretrain_steps": 2400, "server.steps": 20, "client.steps": 20, "rounds": 500}, {}),
 }
 
 
 def train(preset: str, device: str, seconds: float, runs: str, small: bool = False) -> Iterator[Row]:
     """Yield the metrics of a preset after so many seconds of training, of a run that goes on where it was."""
-    own, goals = PRESETS[preset]
+    goals = PRESETS[preset][1]
     folder = Path(runs) / f"{preset}-{SEED}"  # as fedlab names it
     try:
         if folder.exists():
             before = sum(sum(line["seconds"].values()) for line in RunDirectory.open(folder).rounds())
             result = fedlab.resume(folder, overrides={"budget_seconds": before + seconds})
         else:
-            overrides: dict[str, Value] = {
-                **own,
-                "seed": SEED,
-                "budget_seconds": seconds,
-                "sample_every": RARELY,
-                "evaluate_every": RARELY,
-                "engine": "inprocess",
-                "device": device,
-                "checkpoint.keep": 1,
-                "checkpoint.every": 20,
-            }
-            result = fedlab.run(preset, runs=Path(runs), overrides={**overrides, **(tiny(preset) if small else {})})
+            overrides = {**overrides_of(preset, device), "budget_seconds": seconds, **(tiny(preset) if small else {})}
+            result = fedlab.run(preset, runs=Path(runs), overrides={**overrides, **paced(preset, overrides, seconds)})
     except DataError as missing:
         yield Row(PART, preset, note=f"left out: {missing}"[:160])
         return
     yield from rows_of(preset, result, goals)
+
+
+def overrides_of(preset: str, device: str) -> dict[str, Value]:
+    """Return what is set for a run by time, but the time."""
+    return {
+        **PRESETS[preset][0],
+        "seed": SEED,
+        "evaluate_every": RARELY,
+        "engine": "inprocess",
+        "device": device,
+        "checkpoint.keep": 1,
+        "checkpoint.every": 20,
+    }
+
+
+def paced(preset: str, overrides: Mapping[str, Value], seconds: float) -> dict[str, Value]:
+    """Return the rounds and the budget with which a run ends within so many seconds from now, trial rounds included.
+
+    Nothing where no learning rate falls with the rounds, and at most the preset's own number of rounds.
+
+    Raises
+    ------
+    DataError
+        When the preset's data is not here.
+    """
+    begun, config = time.monotonic(), launch.prepare(preset, overrides)
+    if not falls_with_rounds(config):
+        return {}
+    shortest = 2 + max(config.server.lr_warmup_rounds, config.client.lr_warmup_rounds)
+    with tempfile.TemporaryDirectory() as runs:
+        rounds = max(TRIAL_ROUNDS, shortest)
+        trial = fedlab.run(preset, runs=Path(runs), overrides={**overrides, "rounds": rounds})
+    one = median(
+        sum(value for phase, value in line["seconds"].items() if phase != "evaluate") for line in trial.rounds[3:]
+    )
+    left = seconds - (time.monotonic() - begun)
+    fitting = max(shortest, int((1 - SPARE) * left / one))
+    return {"rounds": min(config.run.rounds, fitting), "budget_seconds": max(1.0, left)}
+
+
+def falls_with_rounds(config: Config) -> bool:
+    """Return True if a learning rate falls from the first to the last round."""
+    return min(config.server.final_lr_fraction, config.client.final_lr_fraction) < 1
 
 
 def tiny(preset: str) -> dict[str, Value]:

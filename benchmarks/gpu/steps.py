@@ -39,7 +39,7 @@ CASES: Mapping[str, Case] = {
     "graphnvp": Case("graphnvp-qm9-paper", "server", "molecules/s", 25_000),
     "mpgvae": Case("mpgvae-qm9-paper", "server", "molecules/s", 25_000),
     "ddpm": Case("ddpm-cifar10", "client", "images/s", 2500),
-    "mixer": Case("mixer-cifar10", "client", "images/s"),
+    "mixer": Case("mixer-cifar10-central", "server", "images/s"),
     "mcd": Case("dualadapt-digits-mcd", "server", "images/s"),
 }
 WAYS: Mapping[str, tuple[str, bool]] = {  # precision, CUDA graphs

@@ -46,6 +46,7 @@ LIGHT: Mapping[str, Mapping[str, Value]] = {
     "fedavg-cifar10": {"data.num_clients": 4, "data.alpha": 100.0, "images.network": "resnet20"},
     "fedavg-cross-device": {"data.num_clients": 40, "data.max_examples": 0},
     "ddpm-mnist-long": {"generation.network": "tiny"},
+    "mixer-cifar10-central": {"server.lr_warmup_rounds": 0},  # a warm-up is shorter than its run
     "ncsn-cifar10": {"generation.width": 8, "generation.num_timesteps": 4},
 }
 
