@@ -16,10 +16,10 @@ import os
 import random
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -143,7 +143,7 @@ class Stream:
     def __init__(self, *names: int | str) -> None:
         self._seed = seed_of(*names)
         self._states: _States | None = None
-        self._is_last = False
+        self._cpu: torch.Generator | None = None
 
     def __enter__(self) -> None:
         """Enter the stream, where it was left."""
@@ -151,16 +151,84 @@ class Stream:
             _enter(self._seed)
         else:
             _restore(self._states)
+        if self._cpu is not None:
+            torch.default_generator.set_state(self._cpu.get_state())
 
     def __exit__(self, *error: object) -> None:
-        """Remember where the stream is, unless nobody comes back to it."""
-        if not self._is_last:
-            self._states = _current()
+        """Remember where the stream is."""
+        self._states, self._cpu = _current(), None
 
-    def last_turn(self) -> Self:
-        """Return the stream for a turn after which nobody enters it again: its end is not remembered."""
-        self._is_last = True
-        return self
+    def cpu_generator(self) -> torch.Generator:
+        """Return a generator that draws the numbers of the stream which torch's default one would draw on the CPU.
+
+        It takes a tenth of what a turn does. The next turn goes on after what was drawn from it, and needs another one.
+
+        >>> turns = Stream(0, "turns")
+        >>> first = torch.rand(1, generator=turns.cpu_generator())
+        >>> with seeded(0, "turns"):
+        ...     torch.equal(torch.rand(1), first)
+        True
+        """
+        if self._cpu is None:
+            self._cpu = torch.Generator()
+            if self._states is None:
+                self._cpu.manual_seed(self._seed)
+            else:
+                self._cpu.set_state(self._states[2])
+        return self._cpu
+
+
+def in_turn(streams: Sequence[Stream], act: Callable[[int], object]) -> None:
+    """Carry out something for each position, on the stream of that position.
+
+    Most of what a turn takes is to change the generators, so this is left out where nobody draws: if the first does
+    not, all others go on a stream that no number is taken from. If one of them takes a number nevertheless, ``act`` is
+    called once more for all but the first, each on its own stream: it has to depend on nothing else.
+
+    All of it belongs into one :func:`preserved`.
+
+    Parameters
+    ----------
+    act
+        Called with a position; what it returns is not read.
+    """
+    if not streams:
+        return
+    with streams[0]:
+        draws = _Draws()
+        act(0)
+        somebody_draws = draws.were_taken()
+    rest = range(1, len(streams))
+    if not somebody_draws:
+        with Stream("nobody draws"):
+            draws = _Draws()
+            for position in rest:
+                act(position)
+            somebody_draws = draws.were_taken()
+    if somebody_draws:
+        for position in rest:
+            with streams[position]:
+                act(position)
+
+
+class _Draws:
+    """Finds out whether numbers are taken from the global generators, from now on."""
+
+    def __init__(self) -> None:
+        self._before = self._here()
+
+    def were_taken(self) -> bool:
+        """Return True if the generators are not where they were."""
+        before, now = self._before, self._here()
+        if not isinstance(before[1].block, bytes):  # another generator of NumPy, of which little is known
+            return True
+        same = before[:2] == now[:2] and torch.equal(before[2], now[2])
+        return not (same and all(map(torch.equal, before[3], now[3])))
+
+    def _here(self) -> _States:
+        states = _current()
+        _restore(states)  # NumPy's waiting number was taken to see it
+        return states
 
 
 @contextmanager

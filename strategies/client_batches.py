@@ -140,11 +140,12 @@ class MadeBatches:
         stacked = [send(torch.stack(each), self.device) for each in zip(*numbers, strict=True)]
         return stack_batches(batches, self.device), stacked
 
-    def _draw(self, position: int, batches: int) -> list[tuple[Batch, list[Tensor]]]:
+    def _draw(self, stream: Stream, position: int, batches: int) -> list[tuple[Batch, list[Tensor]]]:
         drawn = []
-        for _ in range(batches):
-            batch = self.sets[position].sample_batch(self.batch_size)
-            if self.check:
-                self.check(batch)
-            drawn.append((batch, draw(self.plan)))
+        with stream:
+            for _ in range(batches):
+                batch = self.sets[position].sample_batch(self.batch_size)
+                if self.check:
+                    self.check(batch)
+                drawn.append((batch, draw(self.plan)))
         return drawn

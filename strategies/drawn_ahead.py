@@ -44,7 +44,7 @@ class DrawnAhead(Generic[T]):
         self.drawn: list[T] = []
         self.start = self.end = 0
 
-    def reach(self, step: int, count: int, draw: Callable[[int, int], T]) -> bool:
+    def reach(self, step: int, count: int, draw: Callable[[Stream, int, int], T]) -> bool:
         """Draw the window that begins with a step, counted from 0, and return True; False if the step is in the last.
 
         Parameters
@@ -52,7 +52,7 @@ class DrawnAhead(Generic[T]):
         count
             Number of the first clients, which take this step.
         draw
-            Returns what the client of a position draws in its next so many steps, from the current random stream. It
+            Returns what the client of a position draws in its next so many steps from a stream, which it enters. It
             is not kept: a method of this object's owner would tie the two together, and the garbage collector alone
             would free what was drawn.
 
@@ -69,10 +69,9 @@ class DrawnAhead(Generic[T]):
         self.drawn = [self._draw(position, own, draw) for position, own in enumerate(steps)]
         return True
 
-    def _draw(self, position: int, steps: int, draw: Callable[[int, int], T]) -> T:
+    def _draw(self, position: int, steps: int, draw: Callable[[Stream, int, int], T]) -> T:
         try:
-            with self.streams[position]:
-                return draw(position, steps)
+            return draw(self.streams[position], position, steps)
         except Exception as error:
             raise ClientError(position, error) from error
 
@@ -137,11 +136,12 @@ class RowsAhead:
         self.numbers = [send(torch.cat(each), self.device) for each in zip(*numbers, strict=True)]
         self.begins = send(steps.cumsum(0) - steps, self.device)
 
-    def _draw(self, position: int, steps: int) -> tuple[Tensor, list[Tensor]]:
+    def _draw(self, stream: Stream, position: int, steps: int) -> tuple[Tensor, list[Tensor]]:
         """Return rows (steps, batch), and numbers (steps, ...) for each place of the loss that draws."""
         examples = self.lengths[position]
         if not self.plan:  # the numbers of a call for each step
-            return torch.randint(examples, (steps, self.batch_size)), []
-        drawn = [(torch.randint(examples, (self.batch_size,)), draw(self.plan)) for _ in range(steps)]
+            return torch.randint(examples, (steps, self.batch_size), generator=stream.cpu_generator()), []
+        with stream:
+            drawn = [(torch.randint(examples, (self.batch_size,)), draw(self.plan)) for _ in range(steps)]
         rows, numbers = zip(*drawn, strict=True)
         return torch.stack(rows), [torch.stack(each) for each in zip(*numbers, strict=True)]

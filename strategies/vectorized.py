@@ -20,7 +20,7 @@ from flwr.app import Message, RecordDict
 
 from fedlab.exits import exits_as_errors
 from fedlab.precision import current_precision
-from fedlab.seeds import Stream, preserved, seeded
+from fedlab.seeds import Stream, in_turn, preserved, seeded
 from fedlab.strategies.protocol import ClientContext, round_of
 from fedlab.training import check_loss
 from fedlab.vectorized.draws import NotVectorizable
@@ -193,7 +193,7 @@ class _Batch(Generic[W, R]):
 
     def train(self, clients: dict[int, _Client]) -> None:
         """Train all clients, from the beginning of their streams."""
-        ready = [one for number, client in clients.items() if (one := self._ready(number, client))]
+        ready = self._ready(clients)
         ready.sort(key=attrgetter("kind"))
         for _, group in groupby(ready, attrgetter("kind")):
             together = sorted(group, key=lambda one: -one.work.steps)
@@ -216,15 +216,23 @@ class _Batch(Generic[W, R]):
                     reason = f"{type(error).__name__}: {error}".splitlines()[0]
                     self._refuse(together[0].work, reason)
 
-    def _ready(self, number: int, client: _Client) -> _Ready[W] | None:
-        stream = Stream(*client.names)
-        try:
-            with stream, exits_as_errors():
-                work = self.parts.prepare(self.workload, client.message, client.context)
-            return _Ready(number, client, stream, work, self.parts.kind(work))
-        except Exception as error:
-            self.outcomes[number] = error
-            return None
+    def _ready(self, clients: dict[int, _Client]) -> list[_Ready[W]]:
+        """Prepare each client, on its stream."""
+        ready, numbers = dict[int, _Ready[W]](), list(clients)
+        streams = [Stream(*client.names) for client in clients.values()]
+
+        def prepare(position: int) -> None:
+            number, client = numbers[position], clients[numbers[position]]
+            ready.pop(number, None)
+            try:
+                with exits_as_errors():
+                    work = self.parts.prepare(self.workload, client.message, client.context)
+                ready[number] = _Ready(number, client, streams[position], work, self.parts.kind(work))
+            except Exception as error:
+                self.outcomes[number] = error
+
+        in_turn(streams, prepare)
+        return list(ready.values())
 
     def _train_group(self, group: Sequence[_Ready[W]]) -> None:
         works = [one.work for one in group]
@@ -233,15 +241,17 @@ class _Batch(Generic[W, R]):
         if refused := _REFUSED.get(self._subject(works[0])):
             raise NotVectorizable(refused)
         trained = self.parts.run_many(self.workload, works, [one.stream for one in group])
-        for one, (result, losses) in zip(group, trained, strict=True):
-            self.outcomes[one.number] = self._answer(one, result, losses)
+
+        def answer(position: int) -> None:
+            self.outcomes[group[position].number] = self._answer(group[position], *trained[position])
+
+        in_turn([one.stream for one in group], answer)
 
     def _answer(self, one: _Ready[W], result: R, losses: Sequence[float]) -> Outcome:
         try:
             for step, value in enumerate(losses, 1):
                 check_loss(value, self.parts.phase, step, len(losses))
-            with one.stream.last_turn():
-                return self.parts.reply(self.workload, one.client.message, one.client.context, one.work, result)
+            return self.parts.reply(self.workload, one.client.message, one.client.context, one.work, result)
         except Exception as error:
             return error
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedlab.seeds import Stream, deterministic, exclusive, preserved, seed_of, seeded, turns
+from fedlab.seeds import Stream, deterministic, exclusive, in_turn, preserved, seed_of, seeded, turns
 
 
 def draw():
@@ -157,17 +157,73 @@ def test_a_stream_that_is_left_goes_on_where_it_was():
             assert draw() == second
 
 
-def test_the_last_turn_of_a_stream_goes_on_where_it_was_and_is_not_remembered():
+def test_a_generator_of_a_stream_draws_its_numbers_and_the_stream_goes_on_after_them():
     with seeded(3, "turns", 1):
-        first, second = draw(), draw()
+        numbers = [torch.randn(3), torch.randint(9, (5,)), torch.randn(3), torch.rand(2)]
+        others = random.random(), float(np.random.rand())
     stream = Stream(3, "turns", 1)
     with preserved():
+        found = [torch.randn(3, generator=stream.cpu_generator())]
+        found.append(torch.randint(9, (5,), generator=stream.cpu_generator()))
         with stream:
-            assert draw() == first
-        with stream.last_turn():
-            assert draw() == second
+            found.append(torch.randn(3))
+        found.append(torch.rand(2, generator=stream.cpu_generator()))
+        assert all(map(torch.equal, found, numbers))
         with stream:
-            assert draw() == second  # where the turn before the last one ended
+            assert (random.random(), float(np.random.rand())) == others
+
+
+@pytest.mark.parametrize("who", [(), (0,), (2,), (0, 1, 2), (1, 2)], ids=str)
+@pytest.mark.parametrize(
+    "draw_one",
+    [
+        random.random,
+        lambda: [random.random() for _ in range(312)],  # all words of a state: only the words themselves differ
+        lambda: float(np.random.rand()),
+        lambda: float(np.random.standard_normal()),
+        lambda: [float(np.random.standard_normal()) for _ in range(2)],
+        lambda: float(torch.rand(())),
+        lambda: float(torch.randn(())),
+    ],
+)
+def test_who_draws_in_turn_draws_from_its_own_stream(who, draw_one):
+    def alone(position):
+        with seeded("in turn", position):
+            return draw_one() if position in who else None
+
+    found = {}
+
+    def act(position):
+        found[position] = draw_one() if position in who else None
+
+    before = random.getstate(), torch.get_rng_state()
+    with preserved():
+        in_turn([Stream("in turn", position) for position in range(3)], act)
+    assert found == {position: alone(position) for position in range(3)}
+    assert random.getstate() == before[0] and torch.equal(torch.get_rng_state(), before[1])
+
+
+def test_the_second_of_a_pair_of_normal_numbers_waits_for_the_next_turn():
+    with seeded("in turn", 0):
+        numbers = [float(np.random.standard_normal()) for _ in range(3)]
+    found, streams = [], [Stream("in turn", position) for position in range(2)]
+
+    def act(position):
+        if position == 0:
+            found.append(float(np.random.standard_normal()))
+
+    with preserved():
+        for _ in range(3):
+            in_turn(streams, act)
+    assert found == numbers
+
+
+def test_who_draws_nothing_in_turn_is_asked_once():
+    asked = []
+    with preserved():
+        in_turn([], asked.append)
+        in_turn([Stream(position) for position in range(4)], asked.append)
+    assert asked == [0, 1, 2, 3]
 
 
 def test_preserved_streams_are_restored_after_an_error():
