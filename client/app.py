@@ -246,19 +246,21 @@ def _answer(purpose: Literal["train", "evaluate"], message: Message, context: Co
 def _answer_many(messages: Sequence[Message], contexts: Sequence[Context]) -> list[Message]:
     """Train clients at once, and one after another where the strategy or the model cannot do otherwise."""
     try:
-        for context in contexts:
-            config = apply_node_settings(context)
+        config = apply_node_settings(contexts[0])
         train_many = config.plugins["strategy"].spec.client.train_many
         if train_many is None:
             replies = [_answer("train", *both) for both in zip(messages, contexts, strict=True)]
             return _with_notes(replies, f"clients of strategy {config.run.strategy!r} train one after another")
-        who: list[ClientContext] = []
-        for message, context in zip(messages, contexts, strict=True):
-            message.content.pop(REJECTED_UPDATE, None)
-            message.content = compression.decode(message.content)
-            partition = int(context.node_config[PARTITION_ID_KEY])
-            training = config.for_client(round_of(message))
-            who.append(ClientContext(partition, training, _state(message, context, config)))
+        _decode_each(messages)
+        trainings = {number: config.for_client(number) for number in set(map(round_of, messages))}
+        who = [
+            ClientContext(
+                int(context.node_config[PARTITION_ID_KEY]),
+                trainings[round_of(message)],
+                _state(message, context, config),
+            )
+            for message, context in zip(messages, contexts, strict=True)
+        ]
         outcomes: list[RecordDict | Exception] = []
         run = config.run
         with deterministic(run.threads), computing_in(run.precision, resolve_device(run.device)):
@@ -269,6 +271,18 @@ def _answer_many(messages: Sequence[Message], contexts: Sequence[Context]) -> li
         return [_error(message, f"in train: {error}") for message in messages]
     replies = [_reply_of(one, message, config) for one, message in zip(outcomes, messages, strict=True)]
     return _with_notes(replies)
+
+
+def _decode_each(messages: Sequence[Message]) -> None:
+    """Decode the content of each message, of those that share one once."""
+    decoded: dict[int, tuple[RecordDict, RecordDict]] = {}  # the first of each is kept, so that its id stays its own
+    for message in messages:
+        content = message.content
+        if id(content) not in decoded:
+            if REJECTED_UPDATE in content:  # then it is this client's alone
+                del content[REJECTED_UPDATE]
+            decoded[id(content)] = content, compression.decode(content)
+        message.content = decoded[id(content)][1]
 
 
 def _clients_at_once(train_many: ManyClientsFn, message: Message, who: ClientContext, config: Config) -> int:

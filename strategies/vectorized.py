@@ -8,11 +8,9 @@ Results agree with the loop's to rounding.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
-from operator import attrgetter
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
@@ -88,8 +86,8 @@ class Together(Protocol[W, R]):
         """Return the client's answer, on its stream."""
         ...
 
-    def kind(self, work: W) -> str:
-        """Return what clients that train together have in common, as text."""
+    def kind(self, work: W) -> Hashable:
+        """Return what clients that train together have in common."""
         ...
 
     def subject(self, workload: Workload, work: W) -> str:
@@ -134,7 +132,7 @@ class _Ready(Generic[W]):
     client: _Client
     stream: Stream
     work: W
-    kind: str
+    kind: Hashable
 
 
 @dataclass(frozen=True)
@@ -193,9 +191,10 @@ class _Batch(Generic[W, R]):
 
     def train(self, clients: dict[int, _Client]) -> None:
         """Train all clients, from the beginning of their streams."""
-        ready = self._ready(clients)
-        ready.sort(key=attrgetter("kind"))
-        for _, group in groupby(ready, attrgetter("kind")):
+        groups = dict[Hashable, list[_Ready[W]]]()
+        for one in self._ready(clients):
+            groups.setdefault(one.kind, []).append(one)
+        for group in groups.values():
             together = sorted(group, key=lambda one: -one.work.steps)
             some = {one.number: one.client for one in together}
             try:

@@ -6,7 +6,7 @@ of its ``prepare`` and its reply.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
 from flwr.app import Message, RecordDict
@@ -74,13 +74,14 @@ class WholeModels:
         """Return the client's answer."""
         return self.answer(workload, message, context, work, result)
 
-    def kind(self, work: LocalWork) -> str:
+    def kind(self, work: LocalWork) -> Hashable:
         """Return what stacked models, one optimizer but for its learning rate and batches of one shape depend on."""
         own = work.optimizer
         settings = own.name, own.momentum, own.weight_decay, own.max_grad_norm
-        columns = sorted((name, column.dtype, *column.shape[1:]) for name, column in work.data.stored.items())
+        columns = frozenset((name, column.dtype, column.shape[1:]) for name, column in work.data.stored.items())
         batches = work.batch_size, work.accumulate, columns
-        return repr((settings, batches, work.ema_decay, work.penalty, sorted(work.extra), sorted(work.frozen)))
+        penalty = repr(work.penalty) if work.penalty else None
+        return settings, batches, work.ema_decay, penalty, frozenset(work.extra), work.frozen
 
     def subject(self, workload: Workload, work: LocalWork) -> str:
         """Return the workload and the penalty, which can or cannot be vectorized."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy, deepcopy
 from typing import Any, Protocol, runtime_checkable
@@ -12,6 +13,7 @@ from flwr.common.constant import NUM_PARTITIONS_KEY, PARTITION_ID_KEY, ErrorCode
 from flwr.common.serde import message_from_proto, message_to_proto
 
 from fedlab.engines.flower_internals import copy_records
+from fedlab.errors import RunError
 from fedlab.exits import exits_as_errors
 
 RUN_ID = 1
@@ -30,7 +32,11 @@ class TrainsMany(Protocol):
     """A client app that can train several clients at once."""
 
     def train_many(self, messages: Sequence[Message], contexts: Sequence[Context]) -> list[Message]:
-        """Return the replies to training messages, in their order."""
+        """Return the replies to training messages, in their order.
+
+        Clients differ in their partitions and states only. Messages that had one content when they were sent share a
+        copy of it, of which no client may change the records.
+        """
         ...
 
 
@@ -74,13 +80,32 @@ class ClientHost:
         return Context(RUN_ID, node, config, state, dict(self.run_config))
 
     def answer_many(self, messages: Sequence[Message]) -> list[Message]:
-        """Return the replies of several clients, trained at once where that is asked for."""
+        """Return the replies of several clients, trained at once where that is asked for.
+
+        Raises
+        ------
+        RunError
+            When one of them changed the records of a message that it shares with others.
+        """
         if self.vectorize < 2 or any(one.metadata.message_type != MessageType.TRAIN for one in messages):
             return [self.answer(message) for message in messages]
         assert isinstance(self.client_app, TrainsMany)
         contexts = [self.context(message.metadata.dst_node_id) for message in messages]
-        received = [self._received(message) for message in messages]
-        return self.client_app.train_many(received, contexts)
+        if self.isolate:
+            return self.client_app.train_many([self._received(message) for message in messages], contexts)
+        contents = {id(message.content): message.content for message in messages}
+        copies = {key: (content, copy_records(content)) for key, content in contents.items()}
+        received = [copy(message) for message in messages]
+        for message in received:
+            message.content = copies[id(message.content)][1]
+        replies = self.client_app.train_many(received, contexts)
+        readers = Counter(id(message.content) for message in messages)
+        if any(readers[key] > 1 and _differ(*both) for key, both in copies.items()):
+            raise RunError(
+                "a client that trained with others at once (option vectorize) changed the records of its message, "
+                "which they share; its strategy has to leave them as they are, or to copy them first"
+            )
+        return replies
 
     def answer(self, message: Message) -> Message:
         """Return a client's reply; an exception of its app becomes an error reply with the traceback."""
@@ -107,3 +132,11 @@ def by_reference(message: Message) -> Message:
     received = copy(message)
     received.content = copy_records(message.content)
     return received
+
+
+def _differ(sent: RecordDict, received: RecordDict) -> bool:
+    """Return True if the received copy of a content has other records or entries than the content."""
+    return sent.keys() != received.keys() or any(
+        record.keys() != received[name].keys() or any(received[name][key] is not value for key, value in record.items())
+        for name, record in sent.items()
+    )

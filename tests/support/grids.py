@@ -27,7 +27,7 @@ def client_app(train):
     return app
 
 
-def within(app, partitions, body, run_config=None):
+def within(app, partitions, body, run_config=None, vectorize=0):
     """What ``body(grid)`` returns, run as a ServerApp is run, on an in-process grid."""
     server, found = ServerApp(), []
 
@@ -35,7 +35,7 @@ def within(app, partitions, body, run_config=None):
     def main(grid, context):
         found.append(body(grid))
 
-    host = ClientHost(app, run_config or {}, node_partitions(partitions))
+    host = ClientHost(app, run_config or {}, node_partitions(partitions), vectorize=vectorize)
     inprocess.run_server(server, inprocess.InProcessGrid(host), run_config or {})
     return found[0]
 

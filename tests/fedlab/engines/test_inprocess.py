@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -44,6 +45,60 @@ def test_a_client_that_changes_its_message_in_place_reaches_nobody_else():
         assert torch.equal(reply.content["arrays"].to_torch_state_dict()["w"], W)
     assert torch.equal(sent["arrays"].to_torch_state_dict()["w"], W)
     assert sent["config"]["server-round"] == 1
+
+
+class Together(ClientApp):
+    """Trains clients at once: what a function does with their messages."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.change, self.received = change, []
+
+    def train_many(self, messages, contexts):
+        self.received += messages
+        self.change(messages)
+        return [Message(echo(*both), reply_to=both[0]) for both in zip(messages, contexts, strict=True)]
+
+
+def at_once(change, own=()):
+    """The app that trained three clients at once, and what was sent to them; to some of them a content of their own."""
+
+    def body(grid):
+        messages = to_all(grid.get_node_ids(), w=W.clone())
+        for one in own:
+            messages[one].content = messages[one].content.copy()
+        grid.send_and_receive(messages)
+        return messages
+
+    app = Together(change)
+    return app, within(app, 3, body, vectorize=3)
+
+
+def drop_config(messages):
+    del messages[1].content["config"]
+
+
+def write_round(messages):
+    messages[1].content["config"]["server-round"] = 2
+
+
+def replace_content(messages):
+    messages[1].content = RecordDict({"arrays": ArrayRecord({"w": Array(np.zeros(2))})})
+
+
+def test_clients_that_train_at_once_share_one_copy_of_what_they_share():
+    app, sent = at_once(replace_content, own=[2])
+    assert app.received[0].content is not sent[0].content and app.received[2].content is not app.received[0].content
+    app, _ = at_once(lambda messages: None)
+    assert app.received[0].content is app.received[1].content is app.received[2].content
+
+
+@pytest.mark.parametrize("change", [drop_config, write_round])
+def test_a_client_that_changes_what_it_shares_ends_the_run_and_one_that_changes_its_own_does_not(change):
+    with pytest.raises(RunError, match="changed the records"):
+        at_once(change)
+    _, sent = at_once(change, own=[1])
+    assert sent[1].content["config"]["server-round"] == 1
 
 
 def test_what_a_client_keeps_of_its_reply_does_not_change_what_was_sent():
