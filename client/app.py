@@ -26,6 +26,7 @@ from fedlab.comm import compression
 from fedlab.comm.foreign_text import MAX_REASON, REFUSED
 from fedlab.comm.grid import REJECTED_UPDATE
 from fedlab.comm.roster import REJECTED_NODE, SERVER
+from fedlab.comm.stacked_replies import StackedContent, StackedReply
 from fedlab.comm.tensors import content_bytes
 from fedlab.config.schema import Config
 from fedlab.config.sections import Value
@@ -261,7 +262,7 @@ def _answer_many(messages: Sequence[Message], contexts: Sequence[Context]) -> li
             )
             for message, context in zip(messages, contexts, strict=True)
         ]
-        outcomes: list[RecordDict | Exception] = []
+        outcomes: list[RecordDict | StackedContent | Exception] = []
         run = config.run
         with deterministic(run.threads), computing_in(run.precision, resolve_device(run.device)):
             size = _clients_at_once(train_many, messages[0], who[0], config)
@@ -321,12 +322,18 @@ _at_once: dict[tuple[str, str], int] = {}
 _said: set[str] = set()
 
 
-def _reply_of(outcome: RecordDict | Exception, message: Message, config: Config) -> Message:
+def _reply_of(outcome: RecordDict | StackedContent | Exception, message: Message, config: Config) -> Message:
     if isinstance(outcome, Exception):
         known = isinstance(outcome, FedlabError)
         reason = str(outcome) if known else "".join(traceback.format_exception(outcome))
         return _error(message, f"in train: {reason}")
-    outcome[CONFIG] = _round_record(round_of(message)).copy()
+    asked = _round_record(round_of(message))
+    if isinstance(outcome, StackedContent):
+        of, row = outcome
+        if config.comm.compression == compression.FLOAT32 and of.configs.setdefault(CONFIG, asked) is asked:
+            return StackedReply(of, row, message)
+        outcome = of[row]
+    outcome[CONFIG] = asked.copy()
     return Message(compression.encode(outcome, config.comm.compression), reply_to=message)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from flwr.app import ConfigRecord, Message
+from flwr.app import Message
 
 from fedlab.comm.replies import ClientFailure
+from fedlab.comm.stacked_replies import config_of
 from fedlab.config.schema import Config
 from fedlab.runs.directory import RunDirectory
 from fedlab.strategies.protocol import CONFIG, NOTE, client_metrics
@@ -59,8 +60,7 @@ class RunEvents:
     def replies(self, replies: Sequence[tuple[int, Message]]) -> None:
         """Report valid replies with what was measured, and how a process of this machine trains its clients."""
         for _, reply in replies if self.clients_have_notes else ():
-            entries = reply.content.get(CONFIG)
-            if isinstance(entries, ConfigRecord) and NOTE in entries:
+            if (entries := config_of(reply, CONFIG)) is not None and NOTE in entries:
                 self.note(str(entries[NOTE])[:MAX_NOTE])
         found: list[Mapping[str, object]] = [
             {"round": self.current(), "client": self.names[partition], "metrics": client_metrics(reply)}

@@ -17,13 +17,14 @@ The rule's own metrics are metrics of the server.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
+from fedlab.comm.stacked_replies import StackedContents
 from fedlab.config.schema import Config
 from fedlab.errors import ConfigError
 from fedlab.privacy.accounting import PrivacyAccount
@@ -132,6 +133,18 @@ def reply(
     return aggregations.make_reply(workload, message, context, trained.state, metrics, work.data)
 
 
+def replies(
+    messages: Sequence[Message], works: Sequence[LocalWork], trained: Sequence[Trained]
+) -> StackedContents | None:
+    """Return what :func:`reply` returns for each of several clients, stacked; None where that cannot be."""
+    losses = [one.loss for one in trained if one.loss is not None]
+    if losses and len(losses) < len(trained):  # some took no step
+        return None
+    examples = [len(work.data) for work in works]
+    metrics = {"loss": losses} if losses else {}
+    return aggregations.make_replies(messages, [one.state for one in trained], metrics, examples)
+
+
 def train(
     workload: Workload, message: Message, context: ClientContext, prepare: Prepare = prepare, reply: Reply = reply
 ) -> RecordDict:
@@ -146,9 +159,12 @@ def train(
     return reply(workload, message, context, work, run(workload, work))
 
 
+_REPLY = reply  # for where a parameter has its name
+
+
 def clients(prepare: Prepare = prepare, reply: Reply = reply) -> ClientFunctions:
     """Return the client side of a strategy that changes nothing but the local training and the answer after it."""
-    train_many = ManyClients(WholeModels(prepare, reply))
+    train_many = ManyClients(WholeModels(prepare, reply, replies if reply is _REPLY else None))
     return ClientFunctions(partial(train, prepare=prepare, reply=reply), evaluate, train_many=train_many)
 
 

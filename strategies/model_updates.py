@@ -8,12 +8,15 @@ from dataclasses import replace
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from torch import Tensor
 
+from fedlab.comm.stacked_replies import StackedContents, stacked_content
 from fedlab.config.schema import Config
 from fedlab.strategies import aggregation as aggregations
 from fedlab.strategies import validation
 from fedlab.strategies.aggregation import ClientUpdate
 from fedlab.strategies.protocol import ARRAYS, CONFIG, EXAMPLES, METRICS, arrays_of, client_metrics
 from fedlab.workload import Workload
+
+RECORDS = frozenset({ARRAYS, METRICS, CONFIG})  # of a reply
 
 
 class ModelUpdates:
@@ -81,11 +84,20 @@ class ModelUpdates:
         InvalidUpdate
             With what came and what was expected.
         """
-        like, usual = (self.sent, self.sent_norm) if expected is None else (expected, None)
-        validation.validate_arrays(reply.content, ARRAYS, like, self.max_norm_ratio, usual)
-        validation.validate_content(reply, {ARRAYS, METRICS, CONFIG}, self.required, self.optional)
+        stacked = stacked_content(reply)
+        if stacked is None or expected is not None or not stacked.of.once(id(self.sent), self._valid)[stacked.row]:
+            like, usual = (self.sent, self.sent_norm) if expected is None else (expected, None)
+            validation.validate_arrays(reply.content, ARRAYS, like, self.max_norm_ratio, usual)
+            validation.validate_content(reply, RECORDS, self.required, self.optional)
         if reason := self.rule.validate_metrics(client_metrics(reply)):
             raise validation.InvalidUpdate(reason)
+
+    def _valid(self, replies: StackedContents) -> list[bool]:
+        """Return which of stacked replies pass the checks of arrays and names, all found at once."""
+        named = validation.has_names(replies.names, RECORDS, replies.metrics[METRICS], self.required, self.optional)
+        if not named:
+            return [False] * len(replies)
+        return validation.valid_states(replies.arrays[ARRAYS], self.sent, self.max_norm_ratio, self.sent_norm)
 
     def aggregate(
         self,
@@ -100,5 +112,8 @@ class ModelUpdates:
         weight
             A client's weight in the mean; None: the rule says.
         """
-        updates = (replace(one, weight=weight(one)) for one in aggregations.client_updates(replies))
+        updates = (
+            one if (own := weight(one)) is None else replace(one, weight=own)
+            for one in aggregations.client_updates(replies)
+        )
         return self.rule.aggregate(self.sent, updates, server_round)

@@ -17,6 +17,7 @@ from flwr.serverapp import Grid
 from torch import nn
 
 from fedlab.comm.grid import PartitionGrid
+from fedlab.comm.stacked_replies import StackedContent, stacked_content
 from fedlab.comm.tensors import tensor_record as tensor_record
 from fedlab.comm.tensors import tensors_of
 from fedlab.config.lr_schedules import SCHEDULE_FIELDS
@@ -84,8 +85,8 @@ class ManyClientsFn(Protocol):
 
     def __call__(
         self, workload: Workload, messages: Sequence[Message], contexts: Sequence[ClientContext]
-    ) -> list[RecordDict | Exception]:
-        """Return each client's reply, or the exception that it raised."""
+    ) -> list[RecordDict | StackedContent | Exception]:
+        """Return each client's reply, or the exception that it raised; replies may be stacked."""
         ...
 
     def memory(self, workload: Workload, message: Message, context: ClientContext) -> ClientMemory:
@@ -310,9 +311,12 @@ def is_final(server_round: int, rounds: int, config: ConfigRecord) -> bool:
 
 def client_metrics(reply: Message) -> dict[str, float]:
     """Return a reply's metrics as plain floats."""
-    metrics = reply.content[METRICS]
-    assert isinstance(metrics, MetricRecord)
-    return {key: float(value) for key, value in metrics.items() if isinstance(value, int | float)}
+    if (stacked := stacked_content(reply)) is not None:
+        metrics = stacked.of.numbers(METRICS, stacked.row)
+        return {key: float(value) for key, value in metrics.items()}
+    record = reply.content[METRICS]
+    assert isinstance(record, MetricRecord)
+    return {key: float(value) for key, value in record.items() if isinstance(value, int | float)}
 
 
 def drop_none(**values: float | None) -> dict[str, float]:

@@ -10,17 +10,19 @@ round's update. Well-formed malicious updates are not detected.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from functools import partial
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from torch import Tensor
 
+from fedlab.comm.stacked_replies import StackedContents, config_of, stacked_content
 from fedlab.comm.tensors import RowTensors, tensors_on_demand
 from fedlab.errors import FedlabError
 from fedlab.models.batchnorm_stats import in_units_of_activations
 from fedlab.strategies.protocol import CONFIG, EXAMPLES, METRICS, ROUND, client_metrics, round_of
-from fedlab.vectorized.stacked_states import Kinds
+from fedlab.vectorized.stacked_states import Kinds, StackedStates
 
 MAX_EXAMPLES = 10**9  # an update's weight in a mean; a larger number is an error or an attack
 MAX_METRICS = 1_000  # of one reply
@@ -41,8 +43,11 @@ def validate_reply(message: Message, reply: Message) -> None:
     InvalidUpdate
         When the round or the number of examples is missing, or a metric is invalid.
     """
-    config, wanted = reply.content.get(CONFIG), round_of(message)
-    came = config.get(ROUND) if isinstance(config, ConfigRecord) else None
+    wanted, stacked = round_of(message), stacked_content(reply)
+    if stacked is not None and stacked.of.once((validate_reply, wanted), partial(_plain, wanted))[stacked.row]:
+        return
+    config = config_of(reply, CONFIG)
+    came = config.get(ROUND) if config is not None else None
     if came != wanted or isinstance(came, bool):
         raise InvalidUpdate(f"it is an update for round {came!r}, in round {wanted}")
     record = reply.content.get(METRICS)
@@ -62,6 +67,20 @@ def validate_reply(message: Message, reply: Message) -> None:
         raise InvalidUpdate(f"it reports {examples} examples; expected 1 to {MAX_EXAMPLES:,}")
 
 
+def _plain(server_round: int, replies: StackedContents) -> list[bool]:
+    """Return which of stacked replies have nothing that :func:`validate_reply` would refuse, all found at once."""
+    config, columns = replies.configs.get(CONFIG), replies.metrics.get(METRICS, {})
+    came = config.get(ROUND) if config is not None else None
+    if came != server_round or isinstance(came, bool) or EXAMPLES not in columns or len(columns) > MAX_METRICS:
+        return [False] * len(replies)
+    if not all(0 < len(name) <= MAX_METRIC_NAME and name.isprintable() for name in columns):
+        return [False] * len(replies)
+    plain = [isinstance(number, int) and 0 < number <= MAX_EXAMPLES for number in columns[EXAMPLES]]
+    for column in columns.values():  # of numbers that are not finite, no comparison is true
+        plain = [so_far and abs(number) <= MAX_METRIC for so_far, number in zip(plain, column, strict=True)]
+    return plain
+
+
 def validate_content(
     reply: Message, records: Collection[str], required: Collection[str], optional: Collection[str] = ()
 ) -> None:
@@ -73,11 +92,34 @@ def validate_content(
         With what came and what was expected.
     """
     metrics = client_metrics(reply)
-    if set(reply.content) != set(records) or not set(required) <= metrics.keys() <= {*required, *optional}:
+    if not has_names(reply.content, records, metrics, required, optional):
         raise InvalidUpdate(
             f"its records and metrics are {sorted(reply.content), sorted(metrics)}; expected {sorted(records)} and "
             f"{sorted({*required, *optional})}"
         )
+
+
+def has_names(
+    came: Iterable[str],
+    records: Collection[str],
+    metrics: Iterable[str],
+    required: Collection[str],
+    optional: Collection[str],
+) -> bool:
+    """Return True if a reply has the records and metrics that :func:`validate_content` asks for, and no other."""
+    return set(came) == set(records) and set(required) <= set(metrics) <= {*required, *optional}
+
+
+def valid_states(states: StackedStates, like: Mapping[str, Tensor], max_norm_ratio: float, usual: float) -> list[bool]:
+    """Return which of stacked states :func:`validate_arrays` accepts, all found at once."""
+    if states.kinds != kinds_of(like):
+        return [False] * len(states)
+    positive = [name for name in like if name.rpartition(".")[2] in NOT_NEGATIVE]
+    limit = max_norm_ratio * max(usual, 1.0)
+    return [
+        size <= limit and math.isfinite(size) and not any(states.is_negative(name, row) for name in positive)
+        for row, size in enumerate(states.norms)
+    ]
 
 
 def validate_arrays(

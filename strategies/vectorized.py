@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 from flwr.app import Message, RecordDict
 
+from fedlab.comm.stacked_replies import StackedContent, StackedContents
 from fedlab.exits import exits_as_errors
 from fedlab.precision import current_precision
 from fedlab.seeds import Stream, in_turn, preserved, seeded
@@ -25,7 +26,7 @@ from fedlab.vectorized.draws import NotVectorizable
 from fedlab.vectorized.memory import ClientMemory, measure
 from fedlab.workload import Workload
 
-Outcome = RecordDict | Exception
+Outcome = RecordDict | StackedContent | Exception
 
 PURPOSE = "train"  # first name of a client's random stream, as in the client app
 _REFUSED: dict[str, str] = {}  # what cannot be vectorized in this process, and why
@@ -100,6 +101,22 @@ class Together(Protocol[W, R]):
 
     def resident(self, work: W) -> int:
         """Return the bytes of a client that :func:`fedlab.vectorized.memory.measure` does not see in its steps."""
+        ...
+
+
+@runtime_checkable
+class StacksReplies(Protocol):
+    """Parts whose replies to many clients may be found at once, since nothing in them is drawn."""
+
+    def replies(
+        self,
+        workload: Workload,
+        messages: Sequence[Message],
+        contexts: Sequence[ClientContext],
+        works: Sequence[Any],
+        results: Sequence[Any],
+    ) -> StackedContents | None:
+        """Return the clients' answers, those of ``reply`` one by one; None where each has to be asked for its own."""
         ...
 
 
@@ -240,19 +257,29 @@ class _Batch(Generic[W, R]):
         if refused := _REFUSED.get(self._subject(works[0])):
             raise NotVectorizable(refused)
         trained = self.parts.run_many(self.workload, works, [one.stream for one in group])
+        stacked = self._stacked(group, [result for result, _ in trained])
 
         def answer(position: int) -> None:
-            self.outcomes[group[position].number] = self._answer(group[position], *trained[position])
+            one, (result, losses) = group[position], trained[position]
+            try:
+                for step, value in enumerate(losses, 1):
+                    check_loss(value, self.parts.phase, step, len(losses))
+                self.outcomes[one.number] = (
+                    self.parts.reply(self.workload, one.client.message, one.client.context, one.work, result)
+                    if stacked is None
+                    else StackedContent(stacked, position)
+                )
+            except Exception as error:
+                self.outcomes[one.number] = error
 
         in_turn([one.stream for one in group], answer)
 
-    def _answer(self, one: _Ready[W], result: R, losses: Sequence[float]) -> Outcome:
-        try:
-            for step, value in enumerate(losses, 1):
-                check_loss(value, self.parts.phase, step, len(losses))
-            return self.parts.reply(self.workload, one.client.message, one.client.context, one.work, result)
-        except Exception as error:
-            return error
+    def _stacked(self, group: Sequence[_Ready[W]], results: Sequence[R]) -> StackedContents | None:
+        if not isinstance(self.parts, StacksReplies):
+            return None
+        clients = [one.client for one in group]
+        messages, contexts = [one.message for one in clients], [one.context for one in clients]
+        return self.parts.replies(self.workload, messages, contexts, [one.work for one in group], results)
 
     def _train_halves(self, clients: dict[int, _Client]) -> None:
         """Train half as many at a time; one that does not fit alone says so itself."""

@@ -6,11 +6,12 @@ of its ``prepare`` and its reply.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 
 from flwr.app import Message, RecordDict
 
+from fedlab.comm.stacked_replies import StackedContents
 from fedlab.data.dataset import ArrayDataset, Batch
 from fedlab.seeds import Stream, seeded
 from fedlab.strategies import local_training
@@ -23,15 +24,21 @@ from fedlab.vectorized.stacked_model import StackedModel
 from fedlab.vectorized.stacked_training import train_stacked
 from fedlab.workload import SupportsBatchChecks, Workload, blank_model
 
+# Messages, works, what became of each -> their replies; None where each client has to be asked for its own.
+ReplyMany = Callable[[Sequence[Message], Sequence[LocalWork], Sequence[Trained]], StackedContents | None]
 COPIES = 6  # of the weights on a CPU: model, stack, gradient, at most two of the optimizer, one more of any
 
 
 @dataclass(frozen=True)
 class WholeModels:
-    """The training of a strategy that answers with ``answer`` to the local training that ``begin`` returns."""
+    """The training of a strategy that answers with ``answer`` to the local training that ``begin`` returns.
+
+    ``answer_many`` gives the same answers of many clients at once, where the strategy has it.
+    """
 
     begin: Prepare
     answer: Reply
+    answer_many: ReplyMany | None = None
     phase: str = PHASE
 
     def prepare(self, workload: Workload, message: Message, context: ClientContext) -> LocalWork:
@@ -73,6 +80,17 @@ class WholeModels:
     ) -> RecordDict:
         """Return the client's answer."""
         return self.answer(workload, message, context, work, result)
+
+    def replies(
+        self,
+        workload: Workload,
+        messages: Sequence[Message],
+        contexts: Sequence[ClientContext],
+        works: Sequence[LocalWork],
+        results: Sequence[Trained],
+    ) -> StackedContents | None:
+        """Return the clients' answers at once, where the strategy and the results allow it."""
+        return self.answer_many(messages, works, results) if self.answer_many else None
 
     def kind(self, work: LocalWork) -> Hashable:
         """Return what stacked models, one optimizer but for its learning rate and batches of one shape depend on."""

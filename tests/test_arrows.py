@@ -116,6 +116,7 @@ def test_flower_stays_at_the_edges():
         "fedlab.comm.roster",
         "fedlab.comm.grid",
         "fedlab.comm.replies",
+        "fedlab.comm.stacked_replies",
         "fedlab.comm.compression",
         "fedlab.comm.tensors",
         "fedlab.comm.wrapped_grid",

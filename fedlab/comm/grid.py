@@ -27,6 +27,7 @@ from fedlab.comm.replies import (
     reply_batches,
 )
 from fedlab.comm.roster import GONE, Roster
+from fedlab.comm.stacked_replies import message_bytes, stacked_content
 from fedlab.comm.tensors import content_bytes
 from fedlab.comm.wrapped_grid import WrappedGrid
 from fedlab.errors import FedlabError, RunError, TooFewRepliesError
@@ -272,7 +273,7 @@ class PartitionGrid(WrappedGrid[Grid]):
                 self._fail(partition, reason, "gone" if code in GONE else "failed")
             return None
         try:
-            self.stats.up[partition] = content_bytes(reply.content)
+            self.stats.up[partition] = message_bytes(reply)
             self._decode_and_check(reply, message, check)
         except FedlabError as error:
             self._reject(message, str(error))
@@ -317,7 +318,8 @@ class PartitionGrid(WrappedGrid[Grid]):
             raise RunError(
                 f"it has {size / MEGABYTE:.1f} MB, and option comm.max_reply_mb allows {self.max_reply_mb:g} MB"
             )
-        reply.content = compression.decode(reply.content)
+        if stacked_content(reply) is None:
+            reply.content = compression.decode(reply.content)
         check(message, reply)
 
     def _reject(self, message: Message, reason: str) -> None:

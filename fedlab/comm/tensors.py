@@ -86,27 +86,31 @@ class RowArray(TensorArray):
 
 
 class RowTensors(Mapping[str, Tensor]):
-    """The tensors of a record of :class:`RowArray` by name, on the CPU; each is made when it is read.
+    """The tensors of one model of stacked states by name, on the CPU; each is made when it is read, and kept.
 
-    Attributes
+    Parameters
     ----------
     of, row
-        The stacked states, and the place of this record's among them.
+        The stacked states, and the place of this model's among them.
+    record
+        The record of :class:`RowArray` that keeps the tensors; None: they are not in any record yet.
     """
 
-    def __init__(self, record: ArrayRecord, of: StackedStates, row: int) -> None:
-        self.record, self.of, self.row = record, of, row
+    def __init__(self, of: StackedStates, row: int, record: ArrayRecord | None = None) -> None:
+        self.of, self.row, self._record = of, row, record
 
     def __getitem__(self, name: str) -> Tensor:
-        array = self.record[name]
+        if self._record is None:
+            self._record = tensor_record(self.of[self.row])
+        array = self._record[name]
         assert isinstance(array, RowArray)
         return array.tensor
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.record)
+        return iter(self.of.kinds)
 
     def __len__(self) -> int:
-        return len(self.record)
+        return len(self.of.kinds)
 
     def keys(self) -> KeysView[str]:
         """Return the names, as a dictionary does."""
@@ -163,7 +167,7 @@ def tensors_on_demand(record: ArrayRecord) -> Mapping[str, Tensor]:
         for name, array in arrays.items()
     ):
         return tensors_of(record)
-    return RowTensors(record, of, row)
+    return RowTensors(of, row, record)
 
 
 def entries(record: ArrayRecord | ConfigRecord | MetricRecord | RecordDict) -> dict[str, Any]:

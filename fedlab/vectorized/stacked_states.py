@@ -7,7 +7,7 @@ what is done with it (the weighted mean) is one operation for all rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 
 import torch
@@ -89,6 +89,11 @@ class StackedStates:
         if name not in self._negative:
             self._negative[name] = (self.arrays[name] < 0).reshape(len(self), -1).any(1).tolist()
         return self._negative[name][row]
+
+    def largest(self, rows: Sequence[int], names: Collection[str]) -> dict[str, Tensor]:
+        """Return the largest value over some rows of each element of arrays, by name, on the CPU."""
+        index = torch.tensor(list(rows), device=self.device)
+        return {name: self.arrays[name][index].amax(0).cpu() for name in names}
 
     def weighted_sums(self, rows: Sequence[int], weights: Sequence[float], names: Sequence[str]) -> dict[str, Tensor]:
         """Return the sum over some rows of weight times array, by name, on the CPU.

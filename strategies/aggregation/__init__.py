@@ -27,7 +27,7 @@ from fedlab.comm.sampling import Sampler, read_schedule
 from fedlab.config.schema import Config, parse_join_rounds
 from fedlab.errors import ConfigError
 from fedlab.strategies.aggregation import server_optimizers
-from fedlab.strategies.aggregation.client import START_LOSS, make_reply
+from fedlab.strategies.aggregation.client import START_LOSS, make_replies, make_reply
 from fedlab.strategies.aggregation.rule import AggregationSpec, ClientUpdate, Rule, client_update, client_updates
 from fedlab.workload import Workload, blank_model
 
@@ -39,6 +39,7 @@ __all__ = [
     "client_update",
     "client_updates",
     "make",
+    "make_replies",
     "make_reply",
 ]
 

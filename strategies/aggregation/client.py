@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from flwr.app import ConfigRecord, Message, RecordDict
 from torch import Tensor
 
+from fedlab.comm.stacked_replies import StackedContents
 from fedlab.data.dataset import ArrayDataset, to_device
 from fedlab.seeds import seeded
 from fedlab.strategies.protocol import (
     ARRAYS,
     CONFIG,
+    EXAMPLES,
     METRICS,
     ClientContext,
     arrays_of,
@@ -22,6 +24,7 @@ from fedlab.strategies.protocol import (
     tensor_record,
 )
 from fedlab.training import resolve_device
+from fedlab.vectorized.stacked_states import StackedState
 from fedlab.workload import Workload, model_template
 
 START_LOSS, CLIPPING_NORM, UNCLIPPED = "start-loss", "clipping-norm", "unclipped"
@@ -59,6 +62,36 @@ def make_reply(
         state, whole = clip(state, start, trainable, float(config[CLIPPING_NORM]))  # type: ignore[arg-type]
         measured[UNCLIPPED] = float(whole)
     return RecordDict({ARRAYS: tensor_record(state), METRICS: metrics_record(measured, len(data))})
+
+
+def make_replies(
+    messages: Sequence[Message],
+    trained: Sequence[Mapping[str, Tensor]],
+    metrics: Mapping[str, Sequence[float]],
+    examples: Sequence[int],
+) -> StackedContents | None:
+    """Return what :func:`make_reply` returns for each of several clients, stacked.
+
+    None where the server's rule requests more of a client than its model, or the models are not the rows of one stack.
+
+    Parameters
+    ----------
+    metrics
+        Of the strategy itself: a number of each client by name.
+    examples
+        Number of examples that each client trained on.
+    """
+    for content in {id(message.content): message.content for message in messages}.values():
+        config = content[CONFIG]
+        assert isinstance(config, ConfigRecord)
+        if config.get(START_LOSS, False) or CLIPPING_NORM in config:
+            return None
+    first, rows = trained[0], enumerate(trained)
+    if not isinstance(first, StackedState) or len(first.of) != len(trained):
+        return None
+    if not all(isinstance(one, StackedState) and one.of is first.of and one.row == row for row, one in rows):
+        return None
+    return StackedContents({ARRAYS: first.of}, {METRICS: {**metrics, EXAMPLES: examples}})
 
 
 @torch.no_grad()

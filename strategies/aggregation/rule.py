@@ -16,6 +16,7 @@ import torch
 from flwr.app import ArrayRecord, Message
 from torch import Tensor
 
+from fedlab.comm.stacked_replies import stacked_content
 from fedlab.comm.tensors import RowTensors, tensors_on_demand
 from fedlab.config.schema import Config
 from fedlab.errors import ConfigError, RunError
@@ -52,6 +53,8 @@ class ClientUpdate:
 def client_update(reply: Message) -> ClientUpdate:
     """Return a validated reply as an update."""
     metrics = client_metrics(reply)
+    if (stacked := stacked_content(reply)) is not None:
+        return ClientUpdate(RowTensors(stacked.of.arrays[ARRAYS], stacked.row), int(metrics[EXAMPLES]), metrics)
     arrays = reply.content[ARRAYS]
     assert isinstance(arrays, ArrayRecord)
     return ClientUpdate(tensors_on_demand(arrays), int(metrics[EXAMPLES]), metrics)
@@ -162,15 +165,36 @@ class Rule(Generic[Options]):
         """Begin a round from the arrays that were sent to the clients, without any update."""
         self.current, self.count = current, 0
         self.floats = [name for name, tensor in current.items() if tensor.is_floating_point()]
+        self._integers = current.keys() - set(self.floats)
         self.counters: dict[str, Tensor] = {}
+        self._rows = _RowsOfAStack()
 
     def add(self, update: ClientUpdate, weight: float) -> None:
         """Add one client's update with its weight in the mean; :meth:`finish` is told the sum of the weights."""
         self.count += 1
-        for name in self.current.keys() - set(self.floats):
-            here = update.arrays[name]
-            self.counters[name] = torch.maximum(self.counters.get(name, here), here)
+        arrays = update.arrays
+        if not isinstance(arrays, RowTensors):
+            self._raise_counters(arrays)
+        elif self._integers:
+            if arrays.of is not self._rows.of:
+                self._raise_to_rows()
+                self._rows = _RowsOfAStack(arrays.of)
+            self._rows.rows.append(arrays.row)
+            if len(self._rows.rows) == len(arrays.of):  # its memory is the next clients'
+                self._raise_to_rows()
         self.add_floats(update, weight)
+
+    def _raise_counters(self, arrays: Mapping[str, Tensor]) -> None:
+        """Let the counters be at least those of some arrays."""
+        for name in self._integers:
+            here = arrays[name]
+            self.counters[name] = torch.maximum(self.counters.get(name, here), here)
+
+    def _raise_to_rows(self) -> None:
+        """Let the counters be at least those of the rows that wait for others of their stack."""
+        waiting, self._rows = self._rows, _RowsOfAStack()
+        if waiting.of is not None:
+            self._raise_counters(waiting.of.largest(waiting.rows, self._integers))
 
     def finish(self, server_round: int, total: float) -> dict[str, Tensor]:
         """Return the next arrays, as :meth:`aggregate`, and forget the round's updates.
@@ -187,6 +211,7 @@ class Rule(Generic[Options]):
         """
         if self.count < self.min_updates:
             raise RunError(f"{self.count} replies are too few to aggregate; this rule needs {self.min_updates}")
+        self._raise_to_rows()
         new = {**self.counters, **self.aggregate_floats(server_round, total)}
         result = {name: new[name].to(tensor.dtype) for name, tensor in self.current.items()}
         self.begin({})
@@ -268,7 +293,7 @@ class WeightedMean(Rule[Options]):
 
 @dataclass
 class _RowsOfAStack:
-    """Updates that are rows of one stack of models, which are summed together."""
+    """Updates that are rows of one stack of models, which are taken together."""
 
     of: StackedStates | None = None
     rows: list[int] = field(default_factory=list)

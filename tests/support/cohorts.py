@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 
+from fedlab.comm.stacked_replies import StackedContent
 from fedlab.engines.flower_internals import task_identity
 from fedlab.seeds import deterministic, seeded
 from fedlab.strategies.protocol import ClientContext
@@ -49,9 +50,10 @@ class Cohort:
         """Replies of these clients, or of all, trained together."""
         chosen = partitions or range(len(self.contexts))
         with deterministic(1):
-            return self.functions.train_many(
+            replies = self.functions.train_many(
                 self.workload, [self.messages[one] for one in chosen], [self.contexts[one] for one in chosen]
             )
+        return [one.of[one.row] if isinstance(one, StackedContent) else one for one in replies]
 
 
 def state_of(reply, name="arrays"):
