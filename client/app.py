@@ -253,14 +253,15 @@ def _answer_many(messages: Sequence[Message], contexts: Sequence[Context]) -> li
             replies = [_answer("train", *both) for both in zip(messages, contexts, strict=True)]
             return _with_notes(replies, f"clients of strategy {config.run.strategy!r} train one after another")
         _decode_each(messages)
-        trainings = {number: config.for_client(number) for number in set(map(round_of, messages))}
+        rounds = list(map(round_of, messages))
+        trainings = {number: config.for_client(number) for number in set(rounds)}
         who = [
             ClientContext(
                 int(context.node_config[PARTITION_ID_KEY]),
-                trainings[round_of(message)],
+                trainings[server_round],
                 _state(message, context, config),
             )
-            for message, context in zip(messages, contexts, strict=True)
+            for message, context, server_round in zip(messages, contexts, rounds, strict=True)
         ]
         outcomes: list[RecordDict | StackedContent | Exception] = []
         run = config.run
@@ -270,7 +271,7 @@ def _answer_many(messages: Sequence[Message], contexts: Sequence[Context]) -> li
                 outcomes += train_many(config.workload, messages[some], who[some])
     except FedlabError as error:
         return [_error(message, f"in train: {error}") for message in messages]
-    replies = [_reply_of(one, message, config) for one, message in zip(outcomes, messages, strict=True)]
+    replies = [_reply_of(*each, config) for each in zip(outcomes, messages, rounds, strict=True)]
     return _with_notes(replies)
 
 
@@ -322,12 +323,14 @@ _at_once: dict[tuple[str, str], int] = {}
 _said: set[str] = set()
 
 
-def _reply_of(outcome: RecordDict | StackedContent | Exception, message: Message, config: Config) -> Message:
+def _reply_of(
+    outcome: RecordDict | StackedContent | Exception, message: Message, server_round: int, config: Config
+) -> Message:
     if isinstance(outcome, Exception):
         known = isinstance(outcome, FedlabError)
         reason = str(outcome) if known else "".join(traceback.format_exception(outcome))
         return _error(message, f"in train: {reason}")
-    asked = _round_record(round_of(message))
+    asked = _round_record(server_round)
     if isinstance(outcome, StackedContent):
         of, row = outcome
         if config.comm.compression == compression.FLOAT32 and of.configs.setdefault(CONFIG, asked) is asked:

@@ -291,7 +291,7 @@ def check_participation(config: Config) -> None:
                 "leave them out"
             )
     engine = config.plugins["engine"]
-    if run.clients_at_once and not engine.spec.vectorizes:
+    if run.vectorizes and not engine.spec.vectorizes:
         raise ConfigError(
             f"vectorize={run.vectorize} trains several clients of a process at once, and engine {engine.reference!r} "
             "has a process for each; use engine=local, inprocess or pool"

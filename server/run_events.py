@@ -28,7 +28,7 @@ class RunEvents:
 
     def __init__(self, run: RunDirectory, config: Config, current: Callable[[], int]) -> None:
         self.run, self.names, self.current = run, dict(enumerate(config.clients)), current
-        self.rounds, self.clients_have_notes = config.run.rounds, bool(config.run.clients_at_once)
+        self.rounds, self.clients_have_notes = config.run.rounds, config.run.vectorizes
         self._last_progress = 0.0
 
     def note(self, text: str, **about: object) -> None:

@@ -243,7 +243,7 @@ class PartitionGrid(WrappedGrid[Grid]):
                 if reply is None:
                     waited = f"{self.round_timeout:g} s" if self.round_timeout else f"{idle_timeout:g} s of silence"
                     self._fail(partition, f"no reply within {waited}", "late")
-                ready[partition] = answer = self._valid(message, reply, check) if reply is not None else None
+                ready[partition] = answer = self._valid(partition, message, reply, check) if reply is not None else None
                 if answer is not None:
                     found.append((partition, answer))
             self.on_replies(found)
@@ -262,9 +262,8 @@ class PartitionGrid(WrappedGrid[Grid]):
         """Return all that :meth:`stream` yields."""
         return list(self.stream(messages, idle_timeout=idle_timeout, check=check))
 
-    def _valid(self, message: Message, reply: Message, check: Validate) -> Message | None:
-        """Return a reply, decoded and checked; None, and a failure recorded, when it cannot be used."""
-        partition = self._asked(message)
+    def _valid(self, partition: int, message: Message, reply: Message, check: Validate) -> Message | None:
+        """Return a partition's reply, decoded and checked; None, and a failure recorded, when it cannot be used."""
         if reply.has_error():
             code, reason = reply.error.code, clean_reason(reply.error.reason)
             if code == UNREADABLE:
@@ -273,8 +272,8 @@ class PartitionGrid(WrappedGrid[Grid]):
                 self._fail(partition, reason, "gone" if code in GONE else "failed")
             return None
         try:
-            self.stats.up[partition] = message_bytes(reply)
-            self._decode_and_check(reply, message, check)
+            self.stats.up[partition] = size = message_bytes(reply)
+            self._decode_and_check(reply, message, size, check)
         except FedlabError as error:
             self._reject(message, str(error))
         except Exception as error:  # whatever a client sends, it is the client's failure
@@ -309,11 +308,10 @@ class PartitionGrid(WrappedGrid[Grid]):
             sent.append(message if content is message.content else _with_content(message, content))
         return sent
 
-    def _decode_and_check(self, reply: Message, message: Message, check: Validate) -> None:
-        """Decode a reply in place; raise when it cannot be used."""
+    def _decode_and_check(self, reply: Message, message: Message, size: int, check: Validate) -> None:
+        """Decode a reply of so many bytes in place; raise when it cannot be used."""
         if reply.metadata.src_node_id != message.metadata.dst_node_id:
             raise RunError("it came in the name of another node than the one that was asked")
-        size = self.stats.up[self._asked(message)]
         if size > self.max_reply_mb * MEGABYTE:
             raise RunError(
                 f"it has {size / MEGABYTE:.1f} MB, and option comm.max_reply_mb allows {self.max_reply_mb:g} MB"

@@ -9,7 +9,9 @@ from pydantic.dataclasses import dataclass
 
 from fedlab.config.sections import Fraction, NonNegativeFloat, parse_section
 
-AT_ONCE = 256  # clients of a process at a time with vectorize=auto, at most
+# Clients of a process at a time with vectorize=auto, at most, by type of device. The more a GPU has at once, the more
+# share the start of an operation; a CPU has the bits of this number, and its cache rarely holds more.
+AT_ONCE = {"cpu": 256, "cuda": 1024}
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,15 @@ class RunConfig:
     )
 
     @property
-    def clients_at_once(self) -> int:
-        """Number of messages that a process gets at a time, to train their clients at once; 0: one by one."""
-        return int(self.vectorize) if self.vectorize.isdecimal() else {"off": 0, "auto": AT_ONCE}[self.vectorize]
+    def vectorizes(self) -> bool:
+        """True if a process gets several messages at a time, to train their clients at once."""
+        return self.vectorize != "off"
+
+    def clients_at_once(self, device: str) -> int:
+        """Return how many messages a process gets at a time on a type of device; 0: clients train one by one."""
+        if self.vectorize.isdecimal():
+            return int(self.vectorize)
+        return AT_ONCE[device] if self.vectorizes else 0
 
 
 @dataclass(frozen=True)

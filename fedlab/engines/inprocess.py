@@ -34,6 +34,7 @@ from fedlab.references import load_reference
 from fedlab.runs.directory import RUN_DIRECTORY, use_directory
 from fedlab.seeds import exclusive
 from fedlab.startup import settled
+from fedlab.training import resolve_device
 
 OpenGrid = Callable[[Setup, Any, Path], AbstractContextManager[Grid]]
 
@@ -212,7 +213,7 @@ def run_on(open_grid: OpenGrid, options: Any, apps: Apps, config: Config, direct
         node_partitions(len(config.clients)),
         RUN_ID,
         SUPERLINK_NODE_ID,
-        vectorize=config.run.clients_at_once,
+        vectorize=config.run.clients_at_once(resolve_device(config.run.device).type) if config.run.vectorizes else 0,
         environment={RUN_DIRECTORY: str(directory)},
     )
     opened = open_grid(setup, options, directory)

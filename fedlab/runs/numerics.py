@@ -54,7 +54,7 @@ def numerics(device: str, vectorized: bool = False, precision: str = "auto", com
 
 def numerics_of(run: RunConfig) -> dict[str, Any]:
     """Return the facts for a run's options."""
-    return numerics(run.device, run.clients_at_once > 0, run.precision, run.compile)
+    return numerics(run.device, run.vectorizes, run.precision, run.compile)
 
 
 def _device(name: str) -> torch.device | None:

@@ -209,3 +209,11 @@ def test_models_summed_at_once_have_the_mean_of_the_loop(federate, monkeypatch):
     at_once = federate("fedadam", vectorize="3")
     for name, tensor in arrays_of(one_by_one).items():
         torch.testing.assert_close(arrays_of(at_once)[name], tensor, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("value", "cpu", "cuda"), [("off", 0, 0), ("auto", 256, 1024), ("3", 3, 3)], ids=["off", "auto", "a number"]
+)
+def test_a_process_gets_more_messages_at_a_time_for_a_gpu(federate, value, cpu, cuda):
+    run = registry.load_config({**OPTIONS, "strategy": "fedavg", "vectorize": value}).run
+    assert (run.clients_at_once("cpu"), run.clients_at_once("cuda"), run.vectorizes) == (cpu, cuda, cpu > 0)
