@@ -140,7 +140,10 @@ def vmap_by_hand(work: Work, at_once: int = 50) -> Clock:
 
 
 def fedlab_engine(engine: str, vectorize: str = "off") -> Measure:
-    """Return the row of one of our engines: a run of FedAvg through Flower's messages and our client app."""
+    """Return the row of one of our engines: a run of FedAvg through Flower's messages and our client app.
+
+    With ``vectorize`` "all" the clients of a round train at once.
+    """
 
     def measure(work: Work) -> Clock:
         import fedlab
@@ -148,7 +151,7 @@ def fedlab_engine(engine: str, vectorize: str = "off") -> Measure:
         overrides: dict[str, Value] = {
             "strategy": "fedavg",
             "engine": engine,
-            "vectorize": vectorize,
+            "vectorize": str(work.cohort) if vectorize == "all" else vectorize,
             "rounds": work.rounds,
             "fraction_train": work.cohort / work.registered,
             "evaluate_every": 1,
@@ -298,6 +301,7 @@ ROWS: Mapping[str, Row] = {
     "vmap": Row("torch.func.vmap by hand", vmap_by_hand),
     "inprocess": Row("fedlab, inprocess", fedlab_engine("inprocess"), ours=True, empty=True),
     "inprocess_vectorized": Row("fedlab, inprocess, vectorized", fedlab_engine("inprocess", "auto"), ours=True),
+    "inprocess_at_once": Row("fedlab, inprocess, a round at once", fedlab_engine("inprocess", "all"), ours=True),
     "pool": Row("fedlab, pool", fedlab_engine("pool"), ours=True, empty=True),
     "pool_vectorized": Row("fedlab, pool, vectorized", fedlab_engine("pool", "auto"), ours=True),
     "flower": Row("Flower, Ray simulation", flower_simulation, _without_module("ray", "ray")),

@@ -34,7 +34,7 @@ from benchmarks.client_systems import ROWS, Work
 from benchmarks.client_workload import NETWORKS
 
 REGISTERED = 1000
-HOST_ROWS, HOST_ROUNDS = ("inprocess", "inprocess_vectorized"), 6
+HOST_ROWS, HOST_ROUNDS = ("inprocess", "inprocess_vectorized", "inprocess_at_once"), 6
 EMPTY = (Work("empty", 50, 50, 20), Work("empty", 10_000, 100, 20))
 # What an engine should reach on two cores: clients a second of 50 of 1,000, milliseconds of empty rounds, seconds, GB.
 GOALS = {"mlp": 390.0, "cnn": 210.0}

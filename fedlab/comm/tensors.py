@@ -150,9 +150,9 @@ def tensor_record(state: Mapping[str, Tensor], *, copy: bool = True) -> ArrayRec
 
 def tensors_of(record: ArrayRecord) -> dict[str, Tensor]:
     """Return the tensors of a record by name, which may be shared with other readers: not to be changed in place."""
-    if all(isinstance(array, TensorArray) for array in record.values()):
-        return {name: array.tensor for name, array in record.items() if isinstance(array, TensorArray)}
-    return dict(record.to_torch_state_dict())
+    arrays = entries(record)
+    found = {name: array.tensor for name, array in arrays.items() if isinstance(array, TensorArray)}
+    return found if len(found) == len(arrays) else dict(record.to_torch_state_dict())
 
 
 def tensors_on_demand(record: ArrayRecord) -> Mapping[str, Tensor]:
