@@ -123,11 +123,9 @@ def test_old_leaves_come_back_after_an_error():
 
 @pytest.mark.gpu
 def test_fused_adam_takes_the_gradients_of_a_graph_whatever_the_layout_of_weights():
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.LazyLinear(2)).to(
-        "cuda", memory_format=torch.channels_last
-    )
+    layers = nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(36, 2)
+    model = nn.Sequential(*layers).to("cuda", memory_format=torch.channels_last)
     batch = {"x": torch.randn(6, 3, 5, 5, device="cuda")}
-    model(batch["x"])
     objective = GraphedLoss(lambda net, some: net(some["x"]).square().mean(), model)
     optimizer = FusedAdam(model.parameters(), 0.01)
     losses = []
