@@ -124,12 +124,31 @@ def effective_steps(steps: int, momentum: float) -> float:
     return (steps - momentum * (1 - momentum**steps) / (1 - momentum)) / (1 - momentum)
 
 
-@torch.no_grad()
-def ema_update(average: nn.Module, model: nn.Module, decay: float) -> None:
-    """Move an average towards a model: average <- decay * average + (1 - decay) * model; buffers are copied."""
-    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1.0 - decay)
-    for buffer, newest in zip(average.buffers(), model.buffers(), strict=True):
-        buffer.copy_(newest)
+class MovingAverage:
+    """An exponential moving average of a model's weights, ``average <- decay * average + (1 - decay) * model``.
+
+    Buffers are copied. Weights and buffers are looked up once: of a model of hundreds of modules that takes as long as
+    a training step on a GPU.
+
+    Parameters
+    ----------
+    average, model
+        Modules of one kind; both keep their parameters, which may change in place.
+    decay
+        In [0, 1]; 0 copies.
+    """
+
+    def __init__(self, average: nn.Module, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self._weights: tuple[list[Tensor], list[Tensor]] = list(average.parameters()), list(model.parameters())
+        self._buffers = list(average.buffers()), list(model.buffers())
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move the average towards the model as it is now."""
+        torch._foreach_lerp_(*self._weights, 1.0 - self.decay)
+        if self._buffers[0]:
+            torch._foreach_copy_(*self._buffers)
 
 
 def to_training_device(model: nn.Module, device: torch.device, compiled: bool = False) -> nn.Module:

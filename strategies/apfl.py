@@ -19,7 +19,6 @@ FedAvg. The authors' code (github.com/MLOPTPSU/FedTorch) mixes outputs; this is 
 from __future__ import annotations
 
 from copy import deepcopy
-from functools import partial
 from typing import Any
 
 import torch
@@ -44,7 +43,7 @@ from fedlab.strategies.protocol import (
     loaded_model,
     round_of,
 )
-from fedlab.training import ema_update, train_steps
+from fedlab.training import MovingAverage, train_steps
 from fedlab.workload import Workload
 
 LOCAL, BUFFERS, ALPHA = "local", "buffers", "alpha"  # v_i, statistics of m_i and a_i, in the client's state
@@ -142,7 +141,7 @@ def run(workload: Workload, work: LocalWork, model: nn.Module, mixture: Mixture)
         return value + workload.loss(mixture.mix(), batch)
 
     average = deepcopy(model) if work.ema_decay else model
-    follow = partial(ema_update, average, model, work.ema_decay) if work.ema_decay else None
+    follow = MovingAverage(average, model, work.ema_decay).update if work.ema_decay else None
     train_steps(loss, mixture, work.steps, name=PHASE, after_step=follow)
     return Trained(average.state_dict(), float(torch.stack(losses).mean()) if losses else None)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
-from functools import partial
 
 import torch
 from flwr.app import Message, RecordDict
@@ -21,7 +20,7 @@ from fedlab.errors import ConfigError
 from fedlab.optimizers import OptimizerSettings
 from fedlab.precision import current_precision
 from fedlab.strategies.protocol import ClientContext, arrays_of, check_state, client_dataset, load, loaded_model
-from fedlab.training import ema_update, resolve_device, to_training_device, train_steps
+from fedlab.training import MovingAverage, resolve_device, to_training_device, train_steps
 from fedlab.workload import Workload, blank_model, missing_columns
 
 Tensors = Mapping[str, Tensor]
@@ -173,7 +172,7 @@ def run(workload: Workload, work: LocalWork) -> Trained:
         name=PHASE,
         accumulate=work.accumulate,
         max_grad_norm=work.optimizer.max_grad_norm,
-        after_step=partial(ema_update, average, model, work.ema_decay) if work.ema_decay else None,
+        after_step=MovingAverage(average, model, work.ema_decay).update if work.ema_decay else None,
     )
     state = average.state_dict()
     return Trained(state if device.type == "cpu" else {name: value.clone() for name, value in state.items()}, mean)

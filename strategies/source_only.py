@@ -53,7 +53,7 @@ from fedlab.strategies.protocol import (
     metrics_record,
     tensor_record,
 )
-from fedlab.training import Progress, ema_update, resolve_device, to_training_device, train_steps
+from fedlab.training import MovingAverage, Progress, resolve_device, to_training_device, train_steps
 from fedlab.workload import Workload, missing_columns
 
 
@@ -88,6 +88,7 @@ class SourceTrainer:
             self.model = workload.model()
         self.average = to_training_device(deepcopy(self.model), self.device).requires_grad_(False)
         self.model = to_training_device(self.model, self.device, core.compile)
+        self._moving = MovingAverage(self.average, self.model, self.options.ema_decay)
         self.objective = GraphedLoss(workload.loss, self.model, core.cuda_graphs)
         self.optimizer = self._adam(self.options.learning_rate, self.options.weight_decay)
 
@@ -132,7 +133,8 @@ class SourceTrainer:
         """
         self.model.train()
         self.optimizer.learning_rate = self.options.at_round(server_round, self.rounds).learning_rate
-        return train_steps(
+        every_step = self.options.ema_decay > 0  # else the average is a copy, of which none but the last is read
+        mean = train_steps(
             self.loss(server_round, steps * self.options.accumulate_steps, extra_loss, separate),
             self.optimizer,
             steps,
@@ -140,8 +142,11 @@ class SourceTrainer:
             accumulate=self.options.accumulate_steps,
             max_grad_norm=self.options.max_grad_norm,
             progress=self.progress,
-            after_step=self.update_ema,
+            after_step=self._moving.update if every_step else None,
         )
+        if steps and not every_step:
+            self._moving.update()
+        return mean
 
     def loss(
         self,
@@ -223,10 +228,6 @@ class SourceTrainer:
         first = (self.source.columns, batch, loss.detach(), self.model.state_dict())
         words = f"{options}|{self.seed}|{machine}|{weights_sha256(first)}"
         return hashlib.sha256(words.encode()).hexdigest()[:16]
-
-    def update_ema(self) -> None:
-        """Move the averaged model towards the last one."""
-        ema_update(self.average, self.model, self.options.ema_decay)
 
     def state(self) -> dict[str, Any]:
         """Return the states of both models and of the optimizer."""

@@ -33,7 +33,7 @@ from fedlab.optimizers import Adam
 from fedlab.strategies.client_adaptation.spec import AdaptationSpec, Adapted, Client
 from fedlab.strategies.client_adaptation.wrapper import as_strategy
 from fedlab.strategies.source_only import SPEC as SOURCE_ONLY
-from fedlab.training import ema_update, train_steps
+from fedlab.training import MovingAverage, train_steps
 
 PHASE = "AdaContrast"
 
@@ -104,7 +104,7 @@ def adapt(client: Client, options: Options) -> Adapted:
         options.steps,
         name=PHASE,
         progress=client.progress,
-        after_step=lambda: ema_update(momentum, features, options.momentum),
+        after_step=MovingAverage(momentum, features, options.momentum).update,
     )
     adapt_batchnorm(features, client.data, options.bn_images, 1.0, client.device)
     return Adapted(features.requires_grad_(False).eval())

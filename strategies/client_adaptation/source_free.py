@@ -53,7 +53,7 @@ from fedlab.strategies.client_adaptation.guard import ADAPTED, GUARD_METRICS, ch
 from fedlab.strategies.client_adaptation.spec import AdaptationSpec, Adapted, Client
 from fedlab.strategies.client_adaptation.wrapper import as_strategy
 from fedlab.strategies.source_only import SPEC as SOURCE_ONLY
-from fedlab.training import ema_update, train_steps
+from fedlab.training import MovingAverage, train_steps
 
 PHASE = "source-free adaptation"
 
@@ -149,7 +149,7 @@ def train_features(
         options.steps,
         name=PHASE,
         progress=client.progress,
-        after_step=lambda: ema_update(teacher, features, options.teacher_ema),
+        after_step=MovingAverage(teacher, features, options.teacher_ema).update,
     )
     adapt_batchnorm(features, client.data, options.bn_images, 1.0, client.device)  # line 9
     return features.requires_grad_(False).eval()

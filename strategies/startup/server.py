@@ -29,7 +29,7 @@ from fedlab.strategies.startup.shared import (
     schedule,
     sgd,
 )
-from fedlab.training import Progress, ema_update, train_steps
+from fedlab.training import MovingAverage, Progress, train_steps
 from fedlab.workload import SupportsViews, Workload
 
 
@@ -144,7 +144,8 @@ class Startup(BaseStrategy):
         if self.updates.sent:
             self.student.load_state_dict(self.updates.aggregate(counted(), server_round))
             if self.options.teacher_ema:
-                ema_update(self.teacher, self.student.model, self.options.teacher_ema ** (sum(steps) / len(steps)))
+                decay = self.options.teacher_ema ** (sum(steps) / len(steps))
+                MovingAverage(self.teacher, self.student.model, decay).update()
             self._metrics |= self.updates.rule.metrics()
         if losses:
             self._metrics["client_loss"] = sum(losses) / len(losses)

@@ -19,7 +19,7 @@ from fedlab.models.feature_classifier import features_of, head_of
 from fedlab.optimizers import SGD
 from fedlab.strategies.aggregation import Aggregation
 from fedlab.strategies.wrapped_workload import WrappedWorkload
-from fedlab.training import ema_update
+from fedlab.training import MovingAverage
 from fedlab.workload import SupportsViews, Workload
 
 TEACHER = "teacher"
@@ -150,7 +150,7 @@ class TargetLoss:
     def after_step(self) -> None:
         """Move the teacher towards the student, if it moves."""
         if self.teacher is not None and self.options.teacher_ema:
-            ema_update(self.teacher, self.student.model, self.options.teacher_ema)
+            MovingAverage(self.teacher, self.student.model, self.options.teacher_ema).update()
 
     @property
     def empty(self) -> bool:

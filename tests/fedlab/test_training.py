@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fedlab.errors import ConfigError, RunError
-from fedlab.training import ema_update, resolve_device, train_steps
+from fedlab.training import MovingAverage, resolve_device, train_steps
 
 
 def parabola(start=1.0, rate=0.25):
@@ -76,17 +76,18 @@ def test_the_average_moves_by_its_decay_and_buffers_are_copied():
     with torch.no_grad():
         average.weight.fill_(1.0), model.weight.fill_(3.0)
         model.running_mean.fill_(5.0), model.num_batches_tracked.fill_(7)
-    ema_update(average, model, 0.75)
+    moving = MovingAverage(average, model, 0.75)
+    moving.update()
     assert average.weight.item() == 1.5  # 0.75 * 1 + 0.25 * 3
     assert (average.running_mean.item(), average.num_batches_tracked.item()) == (5.0, 7)
     assert model.weight.item() == 3.0
-    ema_update(average, model, 0.75)
+    moving.update()
     assert average.weight.item() == 1.875
 
 
 def test_decay_zero_is_a_copy():
     average, model = nn.Linear(3, 2), nn.Linear(3, 2)
-    ema_update(average, model, 0.0)
+    MovingAverage(average, model, 0.0).update()
     assert all(torch.equal(a, b) for a, b in zip(average.parameters(), model.parameters(), strict=True))
     assert average.weight.data_ptr() != model.weight.data_ptr()
 
