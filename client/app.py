@@ -250,6 +250,8 @@ def _answer_many(messages: Sequence[Message], contexts: Sequence[Context]) -> li
         config = apply_node_settings(contexts[0])
         train_many = config.plugins["strategy"].spec.client.train_many
         if train_many is None:
+            for message in messages:
+                message.content = _own_records(message.content)
             replies = [_answer("train", *both) for both in zip(messages, contexts, strict=True)]
             return _with_notes(replies, f"clients of strategy {config.run.strategy!r} train one after another")
         _decode_each(messages)
@@ -276,7 +278,10 @@ def _answer_many(messages: Sequence[Message], contexts: Sequence[Context]) -> li
 
 
 def _decode_each(messages: Sequence[Message]) -> None:
-    """Decode the content of each message, of those that share one once."""
+    """Decode the content of each message, of those that share one once.
+
+    What was decoded is in records of the client's own: an engine looks for changes in those alone that it handed over.
+    """
     decoded: dict[int, tuple[RecordDict, RecordDict]] = {}  # the first of each is kept, so that its id stays its own
     for message in messages:
         content = message.content
@@ -284,7 +289,13 @@ def _decode_each(messages: Sequence[Message]) -> None:
             if REJECTED_UPDATE in content:  # then it is this client's alone
                 del content[REJECTED_UPDATE]
             decoded[id(content)] = content, compression.decode(content)
-        message.content = decoded[id(content)][1]
+        found = decoded[id(content)][1]
+        message.content = found if found is content else _own_records(found)
+
+
+def _own_records(content: RecordDict) -> RecordDict:
+    """Return a content of copies of the same records, which a client may change; arrays are shared."""
+    return RecordDict({name: record.copy() for name, record in content.items()})
 
 
 def _clients_at_once(train_many: ManyClientsFn, message: Message, who: ClientContext, config: Config) -> int:

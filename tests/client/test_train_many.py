@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from flwr.app import ConfigRecord
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -17,6 +18,8 @@ from fedlab.comm.stacked_replies import StackedContents
 from fedlab.data.dataset import ArrayDataset
 from fedlab.errors import ConfigError
 from fedlab.runs.directory import RunDirectory
+from fedlab.strategies import fedavg, local_training
+from fedlab.strategies.protocol import SERVER_STEPS, StrategySpec
 from fedlab.strategies.vectorized import ManyClients
 from fedlab.vectorized.stacked_states import StackedStates
 from fedlab.workload import WorkloadSpec
@@ -93,6 +96,31 @@ def test_a_strategy_that_cannot_says_so_once_and_gives_the_bits_of_the_loop(fede
     loop, many = federate("fedparts", rounds=2), federate("fedparts", rounds=2, vectorize="auto")
     assert loop.manifest()["weights_sha256"] == many.manifest()["weights_sha256"]
     assert sum("train one after another" in note for note in notes_of(many)) == 1
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """A strategy of a user has none here."""
+
+
+def prepare_with_a_mark(workload, message, context):
+    """Local training; the message gets a record that another client may not see."""
+    mark = message.content.setdefault("mark", ConfigRecord({"partition": context.partition}))
+    assert mark["partition"] == context.partition, "it is marked by another client"
+    return local_training.prepare(workload, message, context)
+
+
+@pytest.mark.parametrize(
+    ("at_once", "options"), [(True, {"comm.compression": "float16"}), (False, {})], ids=["decoded", "one by one"]
+)
+def test_what_a_client_adds_to_a_message_of_its_own_reaches_no_other(federate, monkeypatch, at_once, options):
+    client = fedavg.clients(prepare_with_a_mark)
+    client = client if at_once else replace(client, train_many=None)
+    spec = StrategySpec(NoOptions, fedavg.FedAvg, client, needs_client_labels=True, ignores=SERVER_STEPS)
+    put(monkeypatch, "strategy", "marks", spec)
+    loop, many = federate("marks", **options), federate("marks", vectorize="5", **options)
+    for name, tensor in arrays_of(loop).items():
+        torch.testing.assert_close(arrays_of(many)[name], tensor, rtol=1e-3, atol=1e-4)
 
 
 def test_more_than_fit_into_memory_are_refused_with_how_many_would(federate):
