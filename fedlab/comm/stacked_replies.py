@@ -150,6 +150,15 @@ class StackedReply(Message):
         """Return True, since a content is made when it is read."""
         return True
 
+    def __reduce__(self) -> tuple[Callable[[RecordDict, Metadata], Message], tuple[RecordDict, Metadata]]:
+        return _message_of, (self.content, self.metadata)  # this row alone; as of arrays, the class cannot be found
+
+
+def _message_of(content: RecordDict, metadata: Metadata) -> Message:
+    kind: Any = Message  # its overloads leave this way out
+    made: Message = kind(content, metadata=metadata)
+    return made
+
 
 def stacked_content(message: Message) -> StackedContent | None:
     """Return where the content of a message is stacked; None if the message has a content of its own."""

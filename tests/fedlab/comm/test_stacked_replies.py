@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import pickle
 
 import pytest
 import torch
@@ -93,6 +94,16 @@ def test_who_changes_a_content_changes_no_other():
     replaced = copy.copy(StackedReply(of, 2, message()))
     replaced.content = RecordDict()
     assert len(replaced.content) == 0 and config_of(replaced, "config") is None
+
+
+@pytest.mark.parametrize("how", [copy.copy, copy.deepcopy, lambda reply: pickle.loads(pickle.dumps(reply))])
+def test_a_copy_is_a_message_of_its_own_without_the_other_rows(how, monkeypatch):
+    reply = StackedReply(contents(), 1, message())
+    monkeypatch.setattr(StackedContents, "__deepcopy__", None, raising=False)  # it would be called
+    made = how(reply)
+    assert type(made) is Message and stacked_content(made) is None
+    assert made.content.object_id == reply.content.object_id
+    assert vars(made.metadata) == vars(reply.metadata)
 
 
 @pytest.mark.parametrize("examples", [(1, 63, 64), (127, 128, 2**13 - 1), (2**13, 2**31, 2**62), (-1, -64, -65)])
