@@ -99,7 +99,7 @@ class WholeModels:
         columns = frozenset((name, column.dtype, column.shape[1:]) for name, column in work.data.stored.items())
         batches = work.batch_size, work.accumulate, columns
         penalty = repr(work.penalty) if work.penalty else None
-        return settings, batches, work.ema_decay, penalty, frozenset(work.extra), work.frozen
+        return settings, batches, work.ema_decay, penalty, frozenset(work.extra), frozenset(work.frozen)
 
     def subject(self, workload: Workload, work: LocalWork) -> str:
         """Return the workload and the penalty, which can or cannot be vectorized."""

@@ -111,8 +111,9 @@ def test_an_average_of_weights_stops_with_its_clients_steps(table):
     assert same(Cohort(table("fedavg", **{"client.epochs": 3.0, "client.ema_decay": 0.7}))) < TOLERANCE
 
 
-def test_frozen_weights_stay(cohort):
-    names = frozenset({"features.1.weight", "head.0.bias"})
+@pytest.mark.parametrize("kind", [frozenset, set, list])
+def test_frozen_weights_stay(cohort, kind):
+    names = kind(["features.1.weight", "head.0.bias"])
 
     def prepare(*arguments):
         return replace(local_training.prepare(*arguments), frozen=names)
