@@ -97,6 +97,11 @@ def autocast() -> AbstractContextManager[object]:
     return torch.autocast(_current[1], torch.bfloat16, cache_enabled=_current[1] != "cuda")
 
 
+def outside_autocast() -> AbstractContextManager[object]:
+    """Return a context in which a training loss computes what it does not learn from, such as labels, in float32."""
+    return torch.autocast(_current[1], enabled=False) if _current[0] == "bf16" else nullcontext()
+
+
 @contextmanager
 def float32_settings(products: Literal["highest", "high"], convolutions: bool | None) -> Iterator[None]:
     """Set how torch computes with float32 inside of products and convolutions, and restore the caller's settings.

@@ -30,6 +30,7 @@ from fedlab.losses.information_maximization import entropy
 from fedlab.models.batchnorm_stats import adapt_batchnorm, encode
 from fedlab.models.feature_classifier import probabilities
 from fedlab.optimizers import Adam
+from fedlab.precision import outside_autocast
 from fedlab.strategies.client_adaptation.spec import AdaptationSpec, Adapted, Client
 from fedlab.strategies.client_adaptation.wrapper import as_strategy
 from fedlab.strategies.source_only import SPEC as SOURCE_ONLY
@@ -86,7 +87,7 @@ def adapt(client: Client, options: Options) -> Adapted:
         rows = torch.randint(len(client.data), (options.batch_size,))
         weak, query, key = client.weak_view_of(rows), client.view_of(rows), client.view_of(rows)
         rows = rows.to(client.device)
-        with torch.no_grad():
+        with torch.no_grad(), outside_autocast():
             labels = bank.labels(features.eval()(weak), options.num_neighbors)
             keys = momentum.train()(key)
             known = momentum.eval()(weak)

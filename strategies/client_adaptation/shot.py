@@ -30,6 +30,7 @@ from fedlab.losses.information_maximization import information_maximization
 from fedlab.models.batchnorm_stats import adapt_batchnorm, encode
 from fedlab.models.feature_classifier import probabilities
 from fedlab.optimizers import SGD
+from fedlab.precision import outside_autocast
 from fedlab.strategies.client_adaptation.spec import AdaptationSpec, Adapted, Client
 from fedlab.strategies.client_adaptation.wrapper import as_strategy
 from fedlab.strategies.source_only import SPEC as SOURCE_ONLY
@@ -64,7 +65,8 @@ def adapt(client: Client, options: Options) -> Adapted:
     def loss() -> Tensor:
         nonlocal done, labels
         if done % epoch == 0:
-            labels = centroid_labels(features, head, client)
+            with outside_autocast():
+                labels = centroid_labels(features, head, client)
         optimizer.learning_rate = options.learning_rate * (1 + 10 * done / steps) ** -0.75
         done += 1
         rows = torch.randint(len(client.data), (options.batch_size,))

@@ -49,6 +49,7 @@ from fedlab.losses.propagation import propagate_labels
 from fedlab.models.batchnorm_stats import adapt_batchnorm, encode
 from fedlab.models.feature_classifier import probabilities
 from fedlab.optimizers import Adam
+from fedlab.precision import outside_autocast
 from fedlab.strategies.client_adaptation.guard import ADAPTED, GUARD_METRICS, choose, too_few
 from fedlab.strategies.client_adaptation.spec import AdaptationSpec, Adapted, Client
 from fedlab.strategies.client_adaptation.wrapper import as_strategy
@@ -133,8 +134,9 @@ def train_features(
     def loss() -> Tensor:
         nonlocal labels, done
         if done and done % options.label_every == 0:
-            adapt_batchnorm(teacher, client.data, options.bn_images, 1.0, client.device)  # line 3
-            labels = label(teacher, head, client, options)
+            with outside_autocast():
+                adapt_batchnorm(teacher, client.data, options.bn_images, 1.0, client.device)  # line 3
+                labels = label(teacher, head, client, options)
         optimizer.learning_rate = options.learning_rate * cosine_factor(0.0, done + 1, options.steps + 1)
         done += 1
         rows = torch.randint(len(client.data), (options.batch_size,))
