@@ -65,9 +65,10 @@ class RayNodes:
 def ray_nodes() -> Iterator[RayNodes]:
     """Yield a cluster of two nodes."""
     temporary = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # short: it holds sockets
+    os.mkdir(os.path.join(temporary, "ray"))  # Ray writes the head's address there, and does not make the folder
     pipe = subprocess.PIPE
     command = [sys.executable, __file__, temporary]
-    environment = {**os.environ, **VARIABLES}
+    environment = {**os.environ, **VARIABLES, "RAY_TMPDIR": temporary}
     with subprocess.Popen(
         command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True, env=environment
     ) as it:
