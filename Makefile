@@ -1,7 +1,9 @@
 # `make demo` sets up .venv and runs the main job; `make test` sets up and passes the tests. Safe to repeat.
 PYTHON ?= python3
 BIN := .venv/bin
-# Bytecode is written as modules are imported: compiling all of torch and Ray takes longer than the rest.
+# Bytecode is written as modules are imported: compiling all of torch and Ray takes longer than the rest. Where this
+# variable forbids it, each of the many processes would compile what it imports of torch, about 2 s.
+unexport PYTHONDONTWRITEBYTECODE
 INSTALL := $(BIN)/python -m pip install --no-compile --disable-pip-version-check --quiet --constraint constraints.txt
 
 .PHONY: demo test test-containers test-commands pytest coverage check docs install clean
