@@ -245,6 +245,7 @@ def _shared_memory() -> Iterator[Finding]:
 
 CHECKS: tuple[Check, ...] = (
     *(_python, _packages, _system_libraries, _flower, _torch, _ray, _package_data, _full_data),
-    *(_processor, machine_checks.threads, machine_checks.capability, _memory, _disk, machine_checks.file_locks),
-    *(machine_checks.home, _ports, machine_checks.proxies, _temporary_folder, _shared_memory),
+    *(_processor, machine_checks.threads, machine_checks.capability, machine_checks.bytecode),
+    *(_memory, _disk, machine_checks.file_locks, machine_checks.home),
+    *(_ports, machine_checks.proxies, _temporary_folder, _shared_memory),
 )

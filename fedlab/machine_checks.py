@@ -1,6 +1,6 @@
-"""Checks of ``fedlab doctor`` of settings of the machine: threads, processor, proxies, file locks, home.
+"""Checks of ``fedlab doctor`` of settings of the machine: threads, processor, bytecode, proxies, file locks, home.
 
-Each is of a setting that stops a run, or changes its bits, without a word of its own.
+Each is of a setting that stops a run, slows it down or changes its bits, without a word of its own.
 """
 
 from __future__ import annotations
@@ -8,9 +8,11 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from importlib import import_module
+from importlib.util import cache_from_source
 from pathlib import Path
 
 from fedlab.deploy.proxies import find_proxy
@@ -40,6 +42,19 @@ def capability() -> Iterator[Finding]:
     if variables := numeric_environment():
         said = ", ".join(f"{name}={value}" for name, value in variables.items())
         yield Finding("note", f"numerical libraries read {said}", "the manifest of a run records them; bits may differ")
+
+
+def bytecode() -> Iterator[Finding]:
+    """Look for torch's compiled modules: without them each process of a run compiles what it imports, about 2 s."""
+    source = Path(import_module("torch").__file__ or "")
+    if Path(cache_from_source(source)).is_file():
+        return (yield Finding("ok", "Python keeps compiled modules, so that processes start quickly"))
+    folder = source.parents[1]
+    reason, remedy = f"{folder} cannot be written", "compile them once, as a user who may write there: "
+    if sys.dont_write_bytecode:
+        reason, remedy = "PYTHONDONTWRITEBYTECODE is set", "unset it, or compile them once: "
+    what = f"Python cannot keep torch's compiled modules, {reason}: each process compiles them anew, about 2 s"
+    yield Finding("note", what, f"{remedy}`{sys.executable} -m compileall -q {folder}`")
 
 
 def proxies() -> Iterator[Finding]:

@@ -6,9 +6,12 @@ import errno
 import fcntl
 import os
 import socket
+import sys
+from importlib.util import cache_from_source
 from pathlib import Path
 
 import pytest
+import torch
 
 from fedlab import machine, machine_checks
 from fedlab.doctor import CHECKS
@@ -48,6 +51,20 @@ def test_the_processor_and_what_changes_its_bits(monkeypatch):
     monkeypatch.setenv("MKL_CBWR", "AVX")
     _, note = machine_checks.capability()
     assert note.status == "note" and "MKL_CBWR=AVX" in note.what
+
+
+def test_modules_that_every_process_would_compile_anew(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "pycache_prefix", str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    finding = only(machine_checks.bytecode)
+    assert finding.status == "note" and "PYTHONDONTWRITEBYTECODE is set" in finding.what
+    assert "unset it" in finding.remedy and "-m compileall -q" in finding.remedy
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    assert "cannot be written" in only(machine_checks.bytecode).what
+    compiled = Path(cache_from_source(torch.__file__))
+    compiled.parent.mkdir(parents=True)
+    compiled.touch()
+    assert only(machine_checks.bytecode).status == "ok"
 
 
 def test_no_proxy_at_all():
