@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -66,28 +66,38 @@ class ActorPool:
                     starting = list(self._starting)
                     if not starting and not self._closed:
                         self._asked.clear()
-                for started in ray.wait(starting, num_returns=1, timeout=POLL_SECONDS)[0] if starting else ():
-                    with self._lock:
-                        actor = self._starting.pop(started)
-                    self._on_start(started, actor)
+                if starting and ray.wait(starting, num_returns=1, timeout=POLL_SECONDS)[0]:
+                    self._on_starts(ray.wait(starting, num_returns=len(starting), timeout=0)[0])
         except Exception as error:
             self._idle.put(error)
 
-    def _on_start(self, started: Any, actor: Any) -> None:
+    def _on_starts(self, ended: Sequence[Any]) -> None:
+        """Take note of all starts that have ended, before it is said that none succeeds: their order is no matter."""
+        last = None
+        for started in ended:
+            last = self._on_start(started) or last
+        with self._lock:
+            hopeless = self._failed >= MAX_FAILED_STARTS and not self._living
+        if last and hopeless:
+            self._idle.put(last)
+
+    def _on_start(self, started: Any) -> RayError | None:
+        """Lend an actor that has started; return the error of one that has not, and ask for another."""
+        with self._lock:
+            actor = self._starting.pop(started)
         try:
             ray.get(started)
         except RayError as error:
             with self._lock:
                 self._failed += 1
-                failed, living = self._failed, self._living
-            if failed < MAX_FAILED_STARTS:
+                again = self._failed < MAX_FAILED_STARTS
+            if again:
                 self._ask()
-            elif not living:
-                self._idle.put(error)
-            return
+            return error
         with self._lock:
             self._failed, self._living = 0, self._living + 1
         self._idle.put(actor)
+        return None
 
     def run(self, call: Callable[[Any], Any], given_up: Question, on_loss: Callable[[Exception], None]) -> Any:
         """Return the result of a call by whichever actor is free; one that is lost is replaced, and the call repeated.

@@ -59,7 +59,8 @@ class Cluster:
     @staticmethod
     def wait(references, num_returns, timeout):
         done = wait(references, timeout=timeout, return_when="FIRST_COMPLETED").done
-        return list(done)[:num_returns], [one for one in references if one not in done]
+        newest_first = [one for one in reversed(references) if one in done]  # Ray promises no order
+        return newest_first[:num_returns], [one for one in references if one not in done]
 
     @staticmethod
     def get(reference):
