@@ -73,7 +73,7 @@ class GatheredBatches:
         Raises
         ------
         ClientError
-            When one client's draw fails.
+            When clients' draws fail.
         """
         rows, numbers = self.ahead(number, count)
         if len(self.stores) == 1:
@@ -132,7 +132,7 @@ class MadeBatches:
         Raises
         ------
         ClientError
-            When one client's draw fails.
+            When clients' draws fail.
         """
         self.ahead.reach(number, count, self._draw)
         place = number - self.ahead.start

@@ -59,21 +59,22 @@ class DrawnAhead(Generic[T]):
         Raises
         ------
         ClientError
-            When one client's draw fails.
+            When clients' draws fail, with the errors of all of them.
         """
         if step < self.end:
             return False
         window = max(1, WINDOW_BYTES // max(self.size * count, 1))
         self.start, self.end = step, step + window
         steps = [min(window, own - step) for own in self.steps[:count]]
-        self.drawn = [self._draw(position, own, draw) for position, own in enumerate(steps)]
+        self.drawn, errors = [], dict[int, Exception]()
+        for position, own in enumerate(steps):
+            try:
+                self.drawn.append(draw(self.streams[position], position, own))
+            except Exception as error:
+                errors[position] = error
+        if errors:
+            raise ClientError(errors)
         return True
-
-    def _draw(self, position: int, steps: int, draw: Callable[[Stream, int, int], T]) -> T:
-        try:
-            return draw(self.streams[position], position, steps)
-        except Exception as error:
-            raise ClientError(position, error) from error
 
 
 class RowsAhead:
@@ -120,7 +121,7 @@ class RowsAhead:
         Raises
         ------
         ClientError
-            When one client's draw fails.
+            When clients' draws fail.
         """
         if self.ahead.reach(step, count, self._draw):
             self._join()

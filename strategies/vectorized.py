@@ -8,7 +8,7 @@ Results agree with the loop's to rounding.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
@@ -79,7 +79,7 @@ class Together(Protocol[W, R]):
         NotVectorizable
             When they cannot be trained at once.
         ClientError
-            When one client cannot go on.
+            When some clients cannot go on.
         """
         ...
 
@@ -121,11 +121,17 @@ class StacksReplies(Protocol):
 
 
 class ClientError(Exception):
-    """One client cannot go on; the others can."""
+    """Some clients cannot go on; the others can, once more from the beginning: so all that is known is told at once.
 
-    def __init__(self, position: int, error: Exception) -> None:
-        super().__init__(str(error))
-        self.position, self.error = position, error
+    Parameters
+    ----------
+    errors
+        By position what each of them ran into, at least one.
+    """
+
+    def __init__(self, errors: Mapping[int, Exception]) -> None:
+        super().__init__(str(next(iter(errors.values()))))
+        self.errors = dict(errors)
 
 
 @dataclass
@@ -179,7 +185,8 @@ class ManyClients:
         NotVectorizable
             When such clients cannot be trained at once.
         """
-        one, two = (self._bytes(workload, message, context, clients) for clients in (1, 2))
+        with exits_as_errors():
+            one, two = (self._bytes(workload, message, context, clients) for clients in (1, 2))
         return ClientMemory.through(one, two)
 
     def _bytes(self, workload: Workload, message: Message, context: ClientContext, clients: int) -> int:
@@ -221,9 +228,9 @@ class _Batch(Generic[W, R]):
                 self._refuse(together[0].work, str(error))
                 self._train_one_by_one(some)
             except ClientError as error:
-                failed = together[error.position].number
-                self.outcomes[failed] = error.error
-                self.train({number: client for number, client in some.items() if number != failed})
+                failed = {together[position].number: one for position, one in error.errors.items()}
+                self.outcomes |= failed
+                self.train({number: client for number, client in some.items() if number not in failed})
             except torch.OutOfMemoryError:
                 self._train_halves(some)
             except Exception as error:

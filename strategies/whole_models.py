@@ -59,7 +59,7 @@ class WholeModels:
         NotVectorizable
             When an operation of the loss cannot be mapped over models.
         ClientError
-            When a client's data cannot be read.
+            When clients' data cannot be read.
         """
         first = works[0]
         one = blank_model(workload).to(first.device).train()
@@ -119,14 +119,14 @@ class WholeModels:
 
 
 def _feed(workload: Workload, model: StackedModel, works: Sequence[LocalWork], streams: Sequence[Stream]) -> Feed:
-    """Return the batches of clients, each from its client's stream; the loss is tried with one of the first's.
+    """Return the batches of clients, each from its client's stream; the loss is tried with one of them.
 
     For each batch of each step the loop draws the batch, and then what its loss draws.
 
     Raises
     ------
     ClientError
-        When the first client's data cannot be read.
+        When data cannot be read, of the first client and of those that follow it.
     NotVectorizable
         When what the loss draws depends on values.
     """
@@ -134,14 +134,32 @@ def _feed(workload: Workload, model: StackedModel, works: Sequence[LocalWork], s
     trial: Batch = {}
     plan: list[Draw] = []
     if first.steps:  # without a step no data is read, and there may be none
-        try:
-            with seeded("a trial of the loss"):
-                trial = first.data.sample_batch(first.batch_size)
-        except Exception as error:
-            raise ClientError(0, error) from error
+        trial = _trial([work for work in works if work.steps])
         plan = model.record({name: column.to(first.device) for name, column in trial.items()})
     batches = [work.steps * work.accumulate for work in works]
     check = workload.check_batch if isinstance(workload, SupportsBatchChecks) else None
     if check is None and all(type(one) is ArrayDataset and one.transform is None for one in sets):
         return GatheredBatches(sets, first.batch_size, batches, streams, plan, first.device)
     return MadeBatches(sets, first.batch_size, batches, streams, plan, first.device, check, trial)
+
+
+def _trial(works: Sequence[LocalWork]) -> Batch:
+    """Return a batch of the first client.
+
+    Raises
+    ------
+    ClientError
+        When its data cannot be read, with the errors of all clients before the first whose data can.
+    """
+    errors = dict[int, Exception]()
+    for position, work in enumerate(works):
+        try:
+            with seeded("a trial of the loss"):
+                trial = work.data.sample_batch(work.batch_size)
+        except Exception as error:
+            errors[position] = error
+        else:
+            if not errors:
+                return trial
+            break
+    raise ClientError(errors)

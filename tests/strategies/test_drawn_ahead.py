@@ -55,7 +55,8 @@ def test_rows_are_looked_up_in_a_table():
     assert torch.equal(found, plain * 10)
 
 
-def test_a_client_without_rows_is_named():
+@pytest.mark.parametrize(("lengths", "failed"), [((50, 0, 7), [1]), ((0, 50, 0), [0, 2])])
+def test_all_clients_without_rows_are_named(lengths, failed):
     with preserved(), pytest.raises(ClientError) as raised:
-        RowsAhead((50, 0, 7), BATCH, STEPS, streams(), [], CPU)(0, 3)
-    assert raised.value.position == 1
+        RowsAhead(lengths, BATCH, STEPS, streams(), [], CPU)(0, 3)
+    assert list(raised.value.errors) == failed

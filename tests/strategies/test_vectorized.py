@@ -371,6 +371,37 @@ def test_a_client_that_fails_is_named_and_the_others_are_kept(cohort, wrong, err
     assert not vectorized.take_notes()
 
 
+@dataclass(frozen=True)
+class Mostly(Failing):
+    """The data of one client of three can be read."""
+
+    def data(self, partition, split):
+        data = super().data(partition, split)
+        return data if partition == 2 else ArrayDataset(dict(data.columns), self.fail)
+
+
+def test_clients_that_fail_are_all_found_at_once(cohort, monkeypatch):
+    clients, prepared = cohort(spec=WorkloadSpec(Mostly)), []
+    one_reply = clients.one_by_one_of(2)
+    real = whole_models.WholeModels.prepare
+
+    def prepare(self, workload, message, context):
+        prepared.append(context.partition)
+        return real(self, workload, message, context)
+
+    monkeypatch.setattr(whole_models.WholeModels, "prepare", prepare)
+    outcomes = clients.at_once(*[0, 1, 2] * 8)
+    assert [isinstance(one, OSError) for one in outcomes] == [True, True, False] * 8
+    assert all(distance(one, one_reply) < TOLERANCE for one in outcomes[2::3])
+    assert len(prepared) <= 3 * len(outcomes)  # a start anew for each that fails would be hundreds
+
+
+def test_a_client_that_ends_its_process_while_memory_is_measured_ends_no_run(cohort):
+    clients = cohort(spec=WorkloadSpec(Failing), **{"blobs.wrong": "exit"})
+    with pytest.raises(SystemExitError, match=r"sys\.exit\(3\) was called"):
+        clients.functions.train_many.memory(clients.workload, clients.messages[1], clients.contexts[1])
+
+
 def test_weights_of_another_model_are_the_error_of_their_client(cohort):
     clients = cohort()
     clients.messages[0].content["arrays"] = ArrayRecord(nn.Linear(2, 2).state_dict())

@@ -39,12 +39,13 @@ class Cohort:
             ]
 
     def one_by_one(self):
-        """Replies of the loop, as the client app calls it."""
-        replies = []
-        for message, context in zip(self.messages, self.contexts, strict=True):
-            with deterministic(1), seeded(self.config.run.seed, "train", ROUND, context.partition):
-                replies.append(self.functions.train(self.workload, message, context))
-        return replies
+        """Replies of the loop."""
+        return [self.one_by_one_of(partition) for partition in range(len(self.contexts))]
+
+    def one_by_one_of(self, partition):
+        """One client's reply of the loop, as the client app calls it."""
+        with deterministic(1), seeded(self.config.run.seed, "train", ROUND, partition):
+            return self.functions.train(self.workload, self.messages[partition], self.contexts[partition])
 
     def at_once(self, *partitions):
         """Replies of these clients, or of all, trained together."""
