@@ -15,6 +15,7 @@ FULL_GPU = re.compile(
 )
 FULL_CPU = re.compile(r"DefaultCPUAllocator: .*?allocate (\d+) bytes", re.S)
 NO_KERNEL = re.compile(r"^(\S+) does not have a deterministic implementation")
+TOO_LARGE = "Storage size calculation overflowed"  # torch's, of a tensor of more than 2**63 bytes
 NO_DRIVER = ("Found no NVIDIA driver", "No CUDA GPUs are available", "driver on your system is too old")
 
 
@@ -36,6 +37,11 @@ def device_error_sentence(error: BaseException) -> str:
         return (
             f"the memory of this machine is full: {int(found[1]) / 1e9:.1f} GB were asked for; close other programs, "
             "or ask for smaller batches (client.batch_size, server.batch_size)"
+        )
+    if TOO_LARGE in text:
+        return (
+            "the memory of no machine would do for a tensor of this size; ask for smaller batches (client.batch_size, "
+            "server.batch_size), or a smaller value of the option that the size comes from"
         )
     if found := NO_KERNEL.search(text):
         return (

@@ -61,7 +61,7 @@ class RunConfig:
     )
     vectorize: str = Field(
         "off",
-        pattern=r"^(off|auto|[1-9]\d*)$",
+        pattern=r"^(off|auto|[1-9][0-9]{0,8})$",
         description="clients of a process that train at once: a number, auto, or off; others than off have other bits",
     )
     sample_every: int = Field(

@@ -24,6 +24,7 @@ PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
 
+LARGEST = 2**63 - 1  # whole number that TOML, Flower's messages and torch can hold
 MAX_SUGGESTIONS = 3  # options of one name in several sections that a message lists
 
 
@@ -134,7 +135,7 @@ def parse_section(section: type[Section], prefix: str, values: Overrides, **prog
         if isinstance(value, bool) and known[name].type in (int, float):  # pydantic takes True for 1
             raise ConfigError(f"option {join_key(prefix, name)!r}: got {value!r}; a number is expected")
     try:
-        return TypeAdapter(section).validate_python({**given, **program})
+        parsed = TypeAdapter(section).validate_python({**given, **program})
     except PydanticSchemaGenerationError:
         raise ConfigError(
             f"the options under {prefix!r} have a field whose type is none of bool, int, float, str or Literal; "
@@ -148,6 +149,12 @@ def parse_section(section: type[Section], prefix: str, values: Overrides, **prog
         if first["type"] == "missing":
             raise ConfigError(f"option {join_key(prefix, name)!r}{about} has no default; set it") from None
         raise ConfigError(f"option {join_key(prefix, name)!r}{about}: got {given.get(name)!r}; {wanted}") from None
+    for name in given:
+        value = getattr(parsed, name)
+        if isinstance(value, int) and not -LARGEST <= value <= LARGEST:
+            came = str(given[name])[:40]
+            raise ConfigError(f"option {join_key(prefix, name)!r}: got {came}; expected {-LARGEST} to {LARGEST}")
+    return parsed
 
 
 def suggest_option(key: str, known: Iterable[str], usable: Iterable[str] = ()) -> str:

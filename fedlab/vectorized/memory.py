@@ -75,8 +75,8 @@ def check_batch(clients: int, memory: ClientMemory, device: torch.device, free: 
     if (needed := memory.bytes(clients)) > USABLE * there:
         fits = max(1, memory.largest(USABLE * there))
         raise ConfigError(
-            f"option 'engine.vectorize': {clients} clients at once take about {needed / 1e9:.2g} GB, and "
-            f"{there / 1e9:.2g} GB are free on {device}; {fits} would fit, or take engine.vectorize=auto"
+            f"option 'vectorize': {clients} clients at once take about {needed / 1e9:.2g} GB, and "
+            f"{there / 1e9:.2g} GB are free on {device}; {fits} would fit, or take vectorize=auto"
         )
 
 

@@ -72,7 +72,10 @@ class Images:
         0.6, gt=0, le=1, description="least area that a random crop of a training image keeps; 1: none"
     )
     crop_padding: int = Field(
-        0, ge=0, description="pixels of a black border within which a training image is moved at random; 0: none"
+        0,
+        ge=0,
+        le=512,
+        description="pixels of a black border in which a training image is moved at random; 0: none",
     )
     jitter: float = Field(0.0, ge=0, le=1, description="strength of random brightness, contrast and saturation")
     hflip: bool = Field(False, description="mirror half of the training images; not for characters")

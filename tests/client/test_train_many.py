@@ -128,7 +128,7 @@ def test_more_than_fit_into_memory_are_refused_with_how_many_would(federate):
         federate(vectorize="100000000")
 
 
-@pytest.mark.parametrize("value", ["on", "0", "-1", "1.5"])
+@pytest.mark.parametrize("value", ["on", "0", "-1", "1.5", "9" * 20, "9" * 5000, "1\uff12"])
 def test_a_wrong_number_is_refused(federate, value):
     with pytest.raises(ConfigError, match="vectorize"):
         federate(vectorize=value)

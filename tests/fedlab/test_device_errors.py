@@ -29,6 +29,10 @@ DRIVER = "Found no NVIDIA driver on your system. Please check that you have an N
             "the GPU is full (Allocation on device 0 would",
         ),
         (RuntimeError(CPU), "memory of this machine is full: 80.0 GB were asked for"),
+        (
+            RuntimeError("Storage size calculation overflowed with sizes=[8, 3, 2000000032, 2000000032]"),
+            "the memory of no machine would do for a tensor of this size",
+        ),
         (RuntimeError(KERNEL), "nll_loss2d_forward_out_cuda_template has no deterministic kernel on a GPU"),
         (RuntimeError(DRIVER), "torch finds no usable GPU (Found no NVIDIA driver on your system"),
     ],

@@ -118,6 +118,20 @@ def test_a_wrong_value_is_named_with_its_key_and_what_was_expected(values, sente
         parse_section(Pizza, "pizza", values)
 
 
+@dataclass(frozen=True)
+class Oven:
+    """A section with a whole number that has no limit of its own."""
+
+    degrees: int = 0
+
+
+@pytest.mark.parametrize("value", [2**63, -(2**63), str(10**20)])
+def test_a_whole_number_that_nothing_can_hold_is_refused(value):
+    with pytest.raises(ConfigError, match=rf"option 'oven.degrees': got {value}; expected -\d+ to {2**63 - 1}"):
+        parse_section(Oven, "oven", {"oven.degrees": value})
+    assert parse_section(Oven, "oven", {"oven.degrees": 2**63 - 1}).degrees == 2**63 - 1
+
+
 def test_a_missing_value_says_what_to_set():
     with pytest.raises(ConfigError, match=r"option 'tea.leaves' \(what is brewed\) has no default; set it"):
         parse_section(Tea, "tea", {})

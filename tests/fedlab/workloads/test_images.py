@@ -7,6 +7,7 @@ import torch
 
 import fedlab
 from configs import make
+from fedlab.config.sections import parse_section
 from fedlab.data.images import image_sets
 from fedlab.data.images.cutmix import PASTED_LABEL, PASTED_SHARE
 from fedlab.data.partitioners import PARTITIONS
@@ -79,6 +80,11 @@ def test_cutmix_and_other_changes_are_views_of_training_images_alone():
         assert set(workload.data(partition, "test")[:8]) == {"x", "y"}
     without_labels = make(Images, max_examples=400, cutmix=1.0).data(0, "train")
     assert set(without_labels[:8]) == {"x"}
+
+
+def test_a_border_that_no_memory_could_hold_is_refused():
+    with pytest.raises(ConfigError, match=r"images.crop_padding.*got 1000000000; .*less than or equal to 512"):
+        parse_section(Images, "images", {"images.crop_padding": 10**9})
 
 
 def test_the_loss_counts_both_labels_of_a_mixed_image():
