@@ -36,6 +36,16 @@ def test_their_own_tests_pass(tmp_path, kind):
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.parametrize("kind", ["workload", "strategy"])
+def test_their_own_tests_have_no_settings_of_the_project_around_them(tmp_path, kind):
+    """A clone of fedlab, in which README.md says to make one, asks pytest for plug-ins that not everybody has."""
+    (tmp_path / "pyproject.toml").write_text('[tool.pytest.ini_options]\naddopts = ["--of-no-plugin"]\n')
+    folder = write_package(kind, "my_thing", tmp_path)[0].parent
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--collect-only", "--ignore=test_my_thing.py"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == pytest.ExitCode.NO_TESTS_COLLECTED, done.stderr
+
+
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
