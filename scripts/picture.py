@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from fedlab.cli.common import show_result
-from fedlab.runs.progress import mean_line
+from fedlab.runs.progress import round_line
 from fedlab.runs.result import Result
 
 
@@ -22,7 +22,8 @@ def draw(run: Path, picture: Path) -> None:
     console.print(f"[bold]$ fedlab run {name} --seed {seed}[/]")
     for record in result.rounds:
         console.print(
-            Text(f"round {record['round']:>3}  {mean_line(record, result.metric_table)}", style="dim"), highlight=False
+            Text(round_line({**record, "rounds": result.config["rounds"]}, result.metric_table), style="dim"),
+            highlight=False,
         )
     shown = Console(width=console.width, file=io.StringIO(), force_terminal=True)
     show_result(result, shown)

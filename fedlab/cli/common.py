@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -159,15 +160,23 @@ def show_result(result: Result, console: Console) -> None:
         console.print(Text(f"score     {'  '.join(primary)}"))
     seconds = result.seconds()
     phases = ", ".join(f"{phase} {elapsed(value)}" for phase, value in seconds.items() if value >= 0.05)
-    console.print(f"time      {elapsed(sum(seconds.values()))} ({phases})", highlight=False, soft_wrap=True)
-    console.print(
-        f"bytes     {human_bytes(result.bytes('train_down'))} down and {human_bytes(result.bytes('train_up'))} "
+    _print_fact("time", f"{elapsed(sum(seconds.values()))} ({phases})", console)
+    _print_fact(
+        "bytes",
+        f"{human_bytes(result.bytes('train_down'))} down and {human_bytes(result.bytes('train_up'))} "
         f"up for training; {human_bytes(result.bytes('evaluate_down'))} down for testing",
-        highlight=False,
-        soft_wrap=True,
+        console,
     )
     files = [name for name in FILES if (result.directory / name).exists()]
     console.print(f"run       {result.directory}  ({', '.join(files)})", highlight=False, soft_wrap=True)
+
+
+def _print_fact(name: str, text: str, console: Console) -> None:
+    """Print a line with a name before it; what a terminal has no room for goes on below, without a word that is cut."""
+    glued = re.sub(r"(?<=\d) (?=\w)", "\N{NO-BREAK SPACE}", text)  # a number and its unit
+    lines = textwrap.wrap(glued, max(20, console.width - 10)) if console.is_terminal else [glued]
+    for number, line in enumerate(line.replace("\N{NO-BREAK SPACE}", " ") for line in lines):
+        console.print(f"{'' if number else name:<10}{line}", highlight=False, markup=False, soft_wrap=True)
 
 
 def print_clients(result: Result, console: Console) -> None:

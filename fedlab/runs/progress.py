@@ -16,7 +16,6 @@ from typing import Any, Protocol, Self
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -26,6 +25,7 @@ from fedlab.files import follow_lines
 from fedlab.runs.client_distribution import FEW, QUANTILES, WORST, distribution, distributions
 from fedlab.runs.directory import RunDirectory
 from fedlab.runs.metrics import MetricTable
+from fedlab.runs.progress_bars import bars
 from fedlab.runs.result import client_metric_names
 
 logger = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class PlainProgress:
         elif kind == "round":
             name = table.primary_metric(table.sorted(client_metric_names([event])))
             values = clients_line(event["clients"], name, table)
-            line = f"round {event['round']}/{event['rounds']}  {mean_line(event, table)}"
+            line = round_line(event, table)
             self.write(f"{line}  | {table.full_title(name)}: {values}" if values else line)
 
 
@@ -102,6 +102,12 @@ class JsonProgress:
     def on_event(self, event: Event) -> None:
         """Write the event."""
         self.write(json.dumps(event))
+
+
+def round_line(event: Event, table: MetricTable) -> str:
+    """Return how a round ended in one line; in all of a run's lines the number takes the same room."""
+    rounds = str(event["rounds"])
+    return f"round {event['round']:>{len(rounds)}}/{rounds}  {mean_line(event, table)}"
 
 
 def mean_line(event: Event, table: MetricTable) -> str:
@@ -192,15 +198,7 @@ class RichProgress(LiveDisplay):
 
     def __init__(self, console: Console, table: MetricTable) -> None:
         self.table = table
-        self.rounds = Progress(
-            TextColumn("[bold]{task.description:<28}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-        )
+        self.rounds = bars(console)
         self.task = self.rounds.add_task("connecting", total=None)
         self.phase = self.rounds.add_task("", total=None, visible=False)
         self.client = self.rounds.add_task("", total=None, visible=False)
@@ -240,7 +238,7 @@ class RichProgress(LiveDisplay):
             self.write(FORMATTERS[kind](event, self.table), alarm=kind in ALARMS)
         elif kind == "round":
             self.rounds.update(self.task, completed=event["round"])
-            self.write(f"round {event['round']:>3}  {mean_line(event, self.table)}")
+            self.write(round_line(event, self.table))
 
     def _phase(self, event: Event) -> str:
         return f"  {escape(self.table.phase_title(event['phase']))}"

@@ -132,7 +132,7 @@ def test_the_live_picture_leaves_a_line_for_each_round_and_failure():
     text = console.export_text()
     assert "resumed after round 0" in text
     assert "client svhn (partition 1) failed in round 1, clients train: OSError: the disk is gone" in text
-    assert "round   1  global 50.0 %  average 62.5 %" in text
+    assert "round 1/2  global 50.0 %  average 62.5 %" in text
 
 
 def adapting():
@@ -302,7 +302,7 @@ def test_a_live_watch_of_a_file_with_the_names_of_its_manifest(tmp_path):
     console = record()
     with watch_live(tmp_path, console):
         write(tmp_path, "".join(json.dumps(event) + "\n" for event in SCRIPT))
-    assert "round   1  global 50.0 %" in console.export_text()
+    assert "round 1/2  global 50.0 %" in console.export_text()
 
 
 @pytest.mark.parametrize(
