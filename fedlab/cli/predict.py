@@ -74,7 +74,7 @@ def _show(predictor: Predictor, predictions: list[Prediction]) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     for one in predictions:
         row = one.row()
-        best, second = f"{one.probability:.1%}", f"{one.second_probability:.1%}"
+        best, second = f"{100 * one.probability:.1f} %", f"{100 * one.second_probability:.1f} %"
         table.add_row(
             escape(str(one.file)), f"[bold]{escape(str(row['class']))}[/]", best, escape(str(row["second"])), second
         )

@@ -321,7 +321,8 @@ def test_the_command_shows_a_table(home, monkeypatch):
     output = call("dualadapt-client", "scans/00*.png").output
     assert "10 images, by the model of client optdigits after round 1" in output
     one = predict("dualadapt-client", ["scans/000-*.png"])[0]
-    for word in (str(one.file), f"{one.probability:.1%}", f"{one.second_probability:.1%}", "class", "second"):
+    percent = (f"{100 * value:.1f} %" for value in (one.probability, one.second_probability))
+    for word in (str(one.file), *percent, "class", "second"):
         assert word in output
     assert "1 image, by" in call("dualadapt-0", "--client", "usps", one.file).output
 
