@@ -3,7 +3,7 @@
 The server moves each weight by a step in the direction that most clients voted for; an upload is a quarter of FedAvg's.
 Source: Bernstein et al., signSGD with majority vote, ICLR 2019, algorithm 1. Run it from the folder of this file::
 
-    fedlab run fedavg-digits strategy=own_strategy:SPEC own_strategy.step=0.003 rounds=2
+    fedlab run fedavg-digits strategy=own_strategy:SPEC own_strategy.step=0.01 rounds=10 client.steps=10
 """
 
 from collections.abc import Iterable
