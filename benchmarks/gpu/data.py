@@ -123,7 +123,11 @@ USUAL = ("molecules", "cifar10", *DIGIT_SETS)
 
 def main() -> None:
     """Write the folder and print its size."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.gpu.data",
+        description=(__doc__ or "").replace("``", ""),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--root", type=Path, required=True, help="folder of the full sets")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--sets", nargs="+", choices=list(WRITERS), default=list(USUAL), metavar="SET")

@@ -12,6 +12,7 @@ from fedlab.config.sections import parse_section
 from fedlab.errors import ConfigError
 
 DATA_CONFIG = "data_config"  # the field in which a workload is given the run's DataConfig, where it has one
+MOST_CLIENTS = 1_000_000  # each has a name in memory before a run begins
 SHARDS = 4  # clients among which one set is divided where nothing else is asked for
 
 
@@ -21,10 +22,16 @@ class DataConfig:
 
     root: str = Field("", description="folder of full data sets; empty: $FEDLAB_DATA, else the embedded sets")
     num_clients: int = Field(
-        0, ge=0, description="clients of the run; 0: one for each domain, or 4 where one set is divided"
+        0,
+        ge=0,
+        le=MOST_CLIENTS,
+        description="clients of the run; 0: one for each domain, or 4 where one set is divided",
     )
     clients_per_domain: int = Field(
-        1, ge=1, description="clients that share one domain's training data; all test on all of its test data"
+        1,
+        ge=1,
+        le=MOST_CLIENTS,
+        description="clients that share one domain's training data; all test on all of its test data",
     )
     partition: str = Field(
         "auto",

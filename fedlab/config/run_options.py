@@ -18,7 +18,9 @@ AT_ONCE = {"cpu": 256, "cuda": 1024}
 class RunConfig:
     """The experiment, its length and where it runs."""
 
-    name: str = Field("", pattern=r"^[^/\\]*$", description="name of the run directory; empty: the preset's")
+    name: str = Field(
+        "", pattern=r"^[^/\\]*$", description="name of the run directory, without slashes; empty: the preset's"
+    )
     workload: str = Field("digits", description="what is learned: a name of `fedlab list`, or pkg.module:Name")
     strategy: str = Field("dualadapt", description="how it is learned together: a name, or pkg.module:Name")
     engine: str = Field("local", description="what carries the messages: a name, or pkg.module:Name")

@@ -146,6 +146,8 @@ def parse_section(section: type[Section], prefix: str, values: Overrides, **prog
         name = str(first["loc"][0]) if first["loc"] else prefix
         about = f" ({known[name].description})" if name in known and known[name].description else ""
         wanted = first["msg"][0].lower() + first["msg"][1:].removeprefix("Value error, ")
+        if first["type"] == "string_pattern_mismatch" and about:
+            wanted = "expected a value as described in brackets"  # which say more to a user than a regular expression
         if first["type"] == "missing":
             raise ConfigError(f"option {join_key(prefix, name)!r}{about} has no default; set it") from None
         raise ConfigError(f"option {join_key(prefix, name)!r}{about}: got {given.get(name)!r}; {wanted}") from None

@@ -72,7 +72,7 @@ class ActorPool:
             self._idle.put(error)
 
     def _on_starts(self, ended: Sequence[Any]) -> None:
-        """Take note of all starts that have ended, before it is said that none succeeds: their order is no matter."""
+        """Count all starts that have ended before saying that none succeeds: they come in any order."""
         last = None
         for started in ended:
             last = self._on_start(started) or last

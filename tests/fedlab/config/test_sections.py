@@ -10,6 +10,8 @@ import pytest
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from fedlab.config.data_options import DataConfig
+from fedlab.config.run_options import RunConfig
 from fedlab.config.sections import (
     PositiveFloat,
     is_free_text,
@@ -130,6 +132,17 @@ def test_a_whole_number_that_nothing_can_hold_is_refused(value):
     with pytest.raises(ConfigError, match=rf"option 'oven.degrees': got {value}; expected -\d+ to {2**63 - 1}"):
         parse_section(Oven, "oven", {"oven.degrees": value})
     assert parse_section(Oven, "oven", {"oven.degrees": 2**63 - 1}).degrees == 2**63 - 1
+
+
+def test_a_form_of_text_is_described_in_words():
+    with pytest.raises(ConfigError, match=r"\(auto, cpu, .*\): got 'gpu'; expected a value as described in brackets$"):
+        parse_section(RunConfig, "", {"device": "gpu"})
+
+
+def test_more_clients_than_memory_has_names_for_are_refused():
+    for name in ("data.num_clients", "data.clients_per_domain"):
+        with pytest.raises(ConfigError, match=f"{name}.*less than or equal to 1000000"):
+            parse_section(DataConfig, "data", {name: 10**15})
 
 
 def test_a_missing_value_says_what_to_set():
