@@ -94,6 +94,7 @@ class DualAdapt(BaseStrategy):
         self.mixtures: dict[int, dict[str, Tensor]] = {}  # W_T and its quantiles by partition
         self.source: dict[str, Tensor] = {}  # W_S of this round and its quantiles
         self.onboarding: dict[int, int] = {}  # partition of a late joiner -> onboarding rounds that it has left
+        self.invited: set[int] = set()  # partitions for which a round was held that only asks late joiners
         self.onboarding_round = False  # True if this round only asks late joiners for their mixtures
         self.account = account_of(config)  # of a client that is asked in every round, whether or not it answers
         self.partition_of: Mapping[int, int] = {}
@@ -115,18 +116,22 @@ class DualAdapt(BaseStrategy):
 
         When clients have joined that were never trained, only they are asked, G stays as it is, and they send their
         mixtures. In the next ``onboarding`` rounds, too, only they train, and line 12 is taken against their heads
-        alone. Where clients are sampled nobody is onboarded: a client that trains for the first time starts from F_g,
-        and line 12 is taken against the last head and mixture of every client, those absent in this round included.
+        alone. Both happen once for a client, whether or not it answers: one that fails must not keep the others from
+        training. It is asked like everybody then. Where clients are sampled nobody is onboarded: a client that trains
+        for the first time starts from F_g, and line 12 is taken against the last head and mixture of every client,
+        those absent in this round included.
         """
         self.partition_of, self._events, self._metrics = partition_by_node(grid), [], {}
         self.names = grid.names if isinstance(grid, PartitionGrid) else {}
         present = set(self.partition_of.values())
         onboards = self.heads and self.options.onboarding and not self.sampled
-        joined = present - self.heads.keys() if onboards else set()
+        joined = present - self.heads.keys() - self.invited if onboards else set()
+        self.invited |= joined
         late = present & self.onboarding.keys()
         self.onboarding_round = bool(joined)
         if not self.onboarding_round:
             self._steps(server_round, late or set(self.heads))
+            self.onboarding |= {partition: self.onboarding[partition] - 1 for partition in late}
         self.source = self.source_mixture()
         if self.onboarding_round:
             config[ONLY_MIXTURE] = True
@@ -235,8 +240,6 @@ class DualAdapt(BaseStrategy):
                 continue
             self.heads[partition] = arrays_of(reply.content, HEAD)
             self.mixtures[partition] = mixture
-            if partition in self.onboarding:
-                self.onboarding[partition] -= 1
             metrics.append(client_metrics(reply))
         self.onboarding = {partition: left for partition, left in self.onboarding.items() if left}
         for name in CLIENT_METRICS:
@@ -303,6 +306,7 @@ class DualAdapt(BaseStrategy):
             "heads": self.heads,
             "mixtures": self.mixtures,
             "onboarding": self.onboarding,
+            "invited": sorted(self.invited),
             **({"account": self.account.state()} if self.account else {}),
         }
 
@@ -312,6 +316,6 @@ class DualAdapt(BaseStrategy):
         if self.separate_baseline:
             self.separate_baseline.restore(state["control"])
         self.heads, self.mixtures = dict(state["heads"]), dict(state["mixtures"])
-        self.onboarding = dict(state["onboarding"])
+        self.onboarding, self.invited = dict(state["onboarding"]), set(state.get("invited", ()))
         if self.account:
             self.account.restore(state["account"])

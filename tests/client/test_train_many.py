@@ -219,10 +219,11 @@ def test_on_a_device_rows_are_neither_summed_nor_read_one_by_one(operations, mon
 
 
 def test_what_is_asked_of_every_reply_makes_no_content_of_it(operations, monkeypatch):
-    made = Counter()
+    made, kept = Counter(), []
     content = StackedContents.__getitem__
 
     def count(self, row):
+        kept.append(self)  # else another may get its id
         made[id(self)] += 1
         return content(self, row)
 

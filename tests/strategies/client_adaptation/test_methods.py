@@ -1,4 +1,4 @@
-"""What holds for every method of adaptation on the client."""
+"""Checks that hold for every method of adaptation on the client."""
 
 from __future__ import annotations
 
