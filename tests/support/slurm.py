@@ -1,4 +1,7 @@
-"""A stand-in for Slurm: its commands as scripts, which run a job at once as a process of this machine."""
+"""A stand-in for Slurm: its commands as scripts, which run a job at once as a process of this machine.
+
+As Slurm's, ``sbatch`` runs its own copy of the script: whoever submits may move or change the file afterwards.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ id=$((100 + $(ls jobs | wc -l)))
 cp "$1" "scripts/$id"
 env > "scripts/$id.env"
 SLURM_JOB_ID=$id SLURM_NTASKS=1 SLURM_JOB_NUM_NODES=1 SLURM_NODEID=0 SLURM_PROCID=0 SLURM_LOCALID=0 \
-    setsid sh "$1" > "scripts/$id.log" 2>&1 &
+    setsid sh "scripts/$id" > "scripts/$id.log" 2>&1 &
 echo $! > "jobs/$id"
 echo "Submitted batch job $id"
 """,
@@ -56,6 +59,10 @@ class StandInSlurm:
     def scripts(self) -> list[str]:
         """Return the batch scripts of all jobs."""
         return [file.read_text() for file in sorted((self.folder / "scripts").glob("[0-9][0-9][0-9]"))]
+
+    def logs(self) -> str:
+        """Return what the shells of all jobs said."""
+        return "".join(file.read_text() for file in sorted((self.folder / "scripts").glob("*.log")))
 
     def environments(self) -> list[set[str]]:
         """Return ``NAME=value`` of the environments that sbatch hands on to jobs, as it does unless told otherwise."""

@@ -54,7 +54,7 @@ def test_a_cell_runs_as_a_job_and_has_the_bits_of_this_machine(slurm, tmp_path, 
     preset = toy.write_preset(tmp_path, **{**toy.PLUGIN, "rounds": 1})
     arguments = ["compare", preset, "--strategies", "source_only", "--seeds", "1", "device=cpu"]
     result = CliRunner().invoke(app, [*arguments, "--on", "slurm:partition=gpu,time=1-0,nodelist=a,b,exclusive=true"])
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 0, f"{result.output}\n{slurm.logs()}"
     assert "up to 1 at a time on Slurm" in result.output
     comparison = fedlab.Comparison.read(tmp_path / "comparisons" / "toy")
     ((cell, remote),) = comparison.results
