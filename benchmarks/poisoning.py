@@ -18,6 +18,7 @@ attack            the hostile client's upload
 ``examples``      the same, and it reports a billion examples
 ``doubled``       the same, and its change of the model times 2: both as much as the limits let pass
 ``scaled``        its change of the model times -20; of DualAdapt, its head times 20 with the classes reversed
+``long``          DualAdapt: its head times 8 with the classes reversed, which the limit of norms lets pass
 ``reversed``      its change of the model times -1.5: the longest that no limit but that of lengths notices
 ``mixture``       DualAdapt: all weight on one component of the source's mixture with the smallest variances
 ``batches``       none: the client is honest and draws other batches, so that the figures show their own noise
@@ -55,15 +56,15 @@ from fedlab.strategies.protocol import ARRAYS, EXAMPLES, METRICS, ClientContext,
 from fedlab.strategies.wrapped_workload import WrappedWorkload
 from fedlab.workload import Workload
 
-ATTACKS = ("honest", "labels", "examples", "doubled", "scaled", "reversed", "mixture", "batches")
+ATTACKS = ("honest", "labels", "examples", "doubled", "scaled", "long", "reversed", "mixture", "batches")
 FLIPS = ("labels", "examples", "doubled")
 OF_HEADS, OF_MODELS = (
-    ("mixture",),
+    ("mixture", "long"),
     ("examples", "doubled", "reversed"),
 )  # attacks on DualAdapt alone, on all others alone
 PRESET = "dualadapt-digits-heads"
 HOSTILE = 0  # partition
-BILLION, FACTOR = 10**9, {"scaled": -20.0, "doubled": 2.0, "reversed": -1.5}
+BILLION, FACTOR = 10**9, {"scaled": -20.0, "long": -8.0, "doubled": 2.0, "reversed": -1.5}
 HEAD, MIXTURE = "head", "mixture"
 PLAIN: Mapping[str, Value] = {
     "rounds": 3,
@@ -163,7 +164,7 @@ def forged(content: RecordDict, message: Message, attack: str) -> RecordDict:
         metrics = content[METRICS]
         assert isinstance(metrics, MetricRecord)
         metrics[EXAMPLES] = BILLION
-    if HEAD in content and attack in ("labels", "scaled"):
+    if HEAD in content and attack in ("labels", "scaled", "long"):
         head = tensors_of(content[HEAD])  # type: ignore[arg-type]
         factor = abs(FACTOR.get(attack, 1.0))
         content[HEAD] = tensor_record({name: factor * tensor.flip(0) for name, tensor in head.items()})
@@ -215,8 +216,19 @@ def accuracy(cell: Cell, options: Mapping[str, Value], runs: Path, answers: Answ
             runs=runs,
             overrides={**given, "name": name, "checkpoint.pretrain_cache": str(runs / "pretrained")},
         )
-    found = Result.read(path).final()
-    honest = [metrics for number, metrics in enumerate(found.values()) if number != HOSTILE]
+    clients = launch.resolve_config(PRESET, {**given, "strategy": cell.strategy}).workload.clients
+    return percent_of_honest(Result.read(path).final(), clients)
+
+
+def percent_of_honest(final: Mapping[str, Mapping[str, float]], clients: Sequence[str]) -> float:
+    """Return the mean accuracy of the honest clients in percent; the hostile one may have been left out before the end.
+
+    Raises
+    ------
+    KeyError
+        When an honest client was not tested: its loss would not be counted.
+    """
+    honest = [final[client] for number, client in enumerate(clients) if number != HOSTILE]
     metric = "accuracy_average" if "accuracy_average" in honest[0] else "accuracy"
     return 100 * float(np.mean([metrics[metric] for metrics in honest]))
 

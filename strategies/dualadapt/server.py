@@ -94,7 +94,7 @@ class DualAdapt(BaseStrategy):
         self.mixtures: dict[int, dict[str, Tensor]] = {}  # W_T and its quantiles by partition
         self.source: dict[str, Tensor] = {}  # W_S of this round and its quantiles
         self.onboarding: dict[int, int] = {}  # partition of a late joiner -> onboarding rounds that it has left
-        self.invited: set[int] = set()  # partitions for which a round was held that only asks late joiners
+        self.asked: set[int] = set()  # partitions that were asked to train, whether or not they answered
         self.onboarding_round = False  # True if this round only asks late joiners for their mixtures
         self.account = account_of(config)  # of a client that is asked in every round, whether or not it answers
         self.partition_of: Mapping[int, int] = {}
@@ -114,20 +114,21 @@ class DualAdapt(BaseStrategy):
     ) -> Iterable[Message]:
         """Run lines 10 to 13 with the heads of the previous round, then lines 3 and 4.
 
-        When clients have joined that were never trained, only they are asked, G stays as it is, and they send their
+        When clients have joined that were never asked, only they are asked, G stays as it is, and they send their
         mixtures. In the next ``onboarding`` rounds, too, only they train, and line 12 is taken against their heads
         alone. Both happen once for a client, whether or not it answers: one that fails must not keep the others from
-        training. It is asked like everybody then. Where clients are sampled nobody is onboarded: a client that trains
-        for the first time starts from F_g, and line 12 is taken against the last head and mixture of every client,
-        those absent in this round included.
+        training. It is asked like everybody then, as is one that was there from the start and failed. Where clients
+        are sampled nobody is onboarded: a client that trains for the first time starts from F_g, and line 12 is taken
+        against the last head and mixture of every client, those absent in this round included.
         """
         self.partition_of, self._events, self._metrics = partition_by_node(grid), [], {}
         self.names = grid.names if isinstance(grid, PartitionGrid) else {}
         present = set(self.partition_of.values())
         onboards = self.heads and self.options.onboarding and not self.sampled
-        joined = present - self.heads.keys() - self.invited if onboards else set()
-        self.invited |= joined
+        joined = present - self.asked if onboards else set()
         late = present & self.onboarding.keys()
+        partitions = joined or late or present
+        self.asked |= partitions
         self.onboarding_round = bool(joined)
         if not self.onboarding_round:
             self._steps(server_round, late or set(self.heads))
@@ -152,7 +153,7 @@ class DualAdapt(BaseStrategy):
             config,
             extra={MIXTURE: tensor_record(self.source)},
             per_client=initial_head,
-            partitions=joined or late or present,
+            partitions=partitions,
         )
 
     @property
@@ -306,7 +307,7 @@ class DualAdapt(BaseStrategy):
             "heads": self.heads,
             "mixtures": self.mixtures,
             "onboarding": self.onboarding,
-            "invited": sorted(self.invited),
+            "asked": sorted(self.asked),
             **({"account": self.account.state()} if self.account else {}),
         }
 
@@ -316,6 +317,6 @@ class DualAdapt(BaseStrategy):
         if self.separate_baseline:
             self.separate_baseline.restore(state["control"])
         self.heads, self.mixtures = dict(state["heads"]), dict(state["mixtures"])
-        self.onboarding, self.invited = dict(state["onboarding"]), set(state.get("invited", ()))
+        self.onboarding, self.asked = dict(state["onboarding"]), set(state.get("asked", state["heads"]))
         if self.account:
             self.account.restore(state["account"])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 
-from benchmarks.poisoning import BILLION, Answers, forged, shown
+from benchmarks.poisoning import BILLION, Answers, forged, percent_of_honest, shown
 from fedlab.comm.tensors import tensor_record, tensors_of
 from fedlab.engines.flower_internals import task_identity
 
@@ -41,6 +41,12 @@ def test_an_attack_changes_weights_and_counts_and_no_statistics(attack, w, examp
     assert found["metrics"]["num-examples"] == examples
 
 
+@pytest.mark.parametrize(("attack", "factor"), [("labels", 1), ("scaled", 20), ("long", 8)])
+def test_an_attack_on_a_head_reverses_its_classes_and_makes_it_longer(attack, factor):
+    content = RecordDict({"head": tensor_record({"bias": torch.tensor([1.0, 2.0])})})
+    assert tensors_of(forged(content, asked(), attack)["head"])["bias"].tolist() == [2.0 * factor, 1.0 * factor]
+
+
 def test_what_is_asked_twice_is_answered_once_and_what_differs_anew():
     answers, made = Answers(), []
 
@@ -54,6 +60,16 @@ def test_what_is_asked_twice_is_answered_once_and_what_differs_anew():
     for key, message in [((0, True), asked()), ((1, False), asked()), ((0, False), asked(w=torch.zeros(2)))]:
         answers.get(key, message, train)
     assert len(made) == 4
+
+
+@pytest.mark.parametrize("left_out", [False, True])
+def test_the_honest_clients_count_whether_or_not_the_hostile_one_was_left_out(left_out):
+    final = {client: {"accuracy": value} for client, value in [("a", 0.1), ("b", 0.9), ("c", 0.7)]}
+    if left_out:
+        del final["a"]
+    assert percent_of_honest(final, ("a", "b", "c")) == pytest.approx(80.0)
+    with pytest.raises(KeyError):
+        percent_of_honest({"a": {"accuracy": 0.1}, "b": {"accuracy": 0.9}}, ("a", "b", "c"))
 
 
 def test_a_cell_of_an_attack_says_what_it_changed_with_the_worst_seed():

@@ -403,24 +403,26 @@ def test_dualadapt_goes_on_when_a_client_fails_before_it_has_a_head(tmp_path, mo
     assert "accuracy_local" in second["clients"]["far"]
 
 
-@pytest.mark.parametrize("onboarded", [False, True])
+@pytest.mark.parametrize(
+    ("joins", "answers_first", "expected"),
+    [(1, False, [1, 2, 3, 4, 5, 6]), (2, False, [1, 3, 4, 5, 6]), (2, True, [1, 5, 6])],
+)
 def test_a_client_that_always_fails_does_not_keep_the_others_from_dualadapt_s_training(
-    tmp_path, monkeypatch, onboarded
+    tmp_path, monkeypatch, joins, answers_first, expected
 ):
     train, trained = dualadapt.train, []
 
     def fails(workload, message, context):
         reply = train(workload, message, context)
-        if context.partition == 1 and not (onboarded and round_of(message) == 2):  # when it sends its mixture alone
+        if context.partition == 1 and not (answers_first and round_of(message) == joins):  # it sends its mixture alone
             raise OSError("the disk of this client is gone")
         trained.append((round_of(message), context.partition))
         return reply
 
     half = ClientFunctions(fails, dualadapt.evaluate)
     put(monkeypatch, "strategy", "dualadapt", replace(dualadapt.SPEC, client=half))
-    run(tmp_path, min_clients=1, rounds=6, **{"dualadapt.onboarding": 2})
-    rounds = [server_round for server_round, partition in trained if partition == 0]
-    assert rounds == ([1, 5, 6] if onboarded else [1, 3, 4, 5, 6])
+    run(tmp_path, min_clients=1, rounds=6, **{"dualadapt.onboarding": 2, "join_rounds": f"far={joins}"})
+    assert [server_round for server_round, partition in trained if partition == 0] == expected
 
 
 def test_all_clients_failing_stops_the_run(tmp_path):
