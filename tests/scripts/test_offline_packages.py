@@ -1,0 +1,52 @@
+"""Packages for a machine without a package index: which they are, and what is cut off them."""
+
+from __future__ import annotations
+
+import tarfile
+
+import pytest
+
+from scripts import offline_packages
+from scripts.offline_packages import TORCH, keep_imported_extensions, needed, pack
+
+
+def test_the_needs_of_needs_are_named_with_the_versions_of_this_machine():
+    names = {line.partition("==")[0]: line.partition("==")[2] for line in needed("fedlab-adapt", TORCH, "3.12")}
+    assert {"flwr", "pydantic-core", "dp-accounting"} <= names.keys() and all(names.values())
+    assert not {"torch", "triton", "nvidia-cublas", "fedlab-adapt", "pytest"} & names.keys()
+
+
+def test_what_the_machine_has_stays_away_with_what_only_that_needs():
+    names = {line.partition("==")[0] for line in needed("fedlab-adapt", {*TORCH, "Pydantic"}, "3.12")}
+    assert "flwr" in names and not {"pydantic", "pydantic-core"} & names
+
+
+def test_extensions_that_nothing_imports_go_with_their_libraries(tmp_path, monkeypatch):
+    asks = {"a.cpython-312.so": ["libone.so"], "b.cpython-312.so": ["libtwo.so"], "libone.so": ["libthree.so"]}
+    monkeypatch.setattr(offline_packages.shared_libraries, "needed", lambda path: asks.get(path.name, ["libc.so.6"]))
+    files = [
+        *(f"chem/Deep/{name}" for name in ("a.cpython-312.so", "b.cpython-312.so", "a.py")),
+        *(f"chem.libs/lib{name}.so" for name in ("one", "two", "three")),
+    ]
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    keep_imported_extensions(tmp_path, "chem", ["chem.Deep.a", "chem.Other.b"])
+    kept = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*") if path.is_file()}
+    assert kept == set(files) - {"chem/Deep/b.cpython-312.so", "chem.libs/libtwo.so"}
+
+
+def test_tests_and_bytecode_are_not_packed(tmp_path):
+    for name in ("some/__init__.py", "some/tests/test_a.py", "some/__pycache__/a.pyc", "some-1.dist-info/METADATA"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).touch()
+    pack(tmp_path / "in", tmp_path / "out.tar.xz")
+    with tarfile.open(tmp_path / "out.tar.xz") as archive:
+        assert {found.name for found in archive if found.isfile()} == {"some/__init__.py", "some-1.dist-info/METADATA"}
+
+
+def test_a_package_without_wheels_is_named(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with pytest.raises(SystemExit, match=r"no wheels for Python 3\.12: see above"):
+        offline_packages.install(["no-such-package==1.0"], tmp_path, "3.12")
+    assert "no-such-package" in capfd.readouterr().err
