@@ -27,6 +27,7 @@ from fedlab.runs.client_state import CLIENT, state_at
 from fedlab.runs.client_store import MODEL
 from fedlab.runs.directory import RunDirectory
 from fedlab.seeds import deterministic
+from fedlab.tensor_files import UnreadableFileError, read_tensors
 from fedlab.workload import SupportsClassNames, SupportsImages, Workload
 
 if TYPE_CHECKING:
@@ -337,9 +338,9 @@ _DAMAGED = "it is damaged, or another version of fedlab wrote it; take one that 
 def _load(path: Path, fields: Mapping[str, type]) -> dict[str, Any]:
     """A file of torch's with the given entries; only tensors and plain values are read, never code."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damage can show in any layer of the format
-        raise RunError(f"model {path} cannot be read ({_first_line(error)}); {_DAMAGED}") from error
+        content = read_tensors(path)
+    except UnreadableFileError as error:
+        raise RunError(f"model {path} cannot be read ({error}); {_DAMAGED}") from error
     missing = [name for name, kind in fields.items() if not isinstance(content, dict) or not _is(content, name, kind)]
     if missing:
         raise RunError(f"{path} is no model of fedlab's: it lacks {', '.join(missing)}; {_DAMAGED}")

@@ -14,6 +14,7 @@ import torch
 
 from fedlab.errors import RunError
 from fedlab.files import complete_lines, replacing, write_atomically
+from fedlab.tensor_files import UnreadableFileError, read_tensors
 
 
 def _save(state: dict[str, object], stream: BinaryIO) -> None:
@@ -71,8 +72,8 @@ class Checkpoints:
         """
         path = self.path(server_round)
         try:
-            return dict(torch.load(path, map_location="cpu", weights_only=True))
-        except Exception as error:
+            return dict(read_tensors(path))
+        except (UnreadableFileError, TypeError, ValueError) as error:
             raise RunError(
                 f"checkpoint {path} cannot be read ({error}); delete it to resume one round earlier"
             ) from None

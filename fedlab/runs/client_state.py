@@ -25,6 +25,7 @@ from fedlab.errors import RunError, name_list, os_error_sentence
 from fedlab.files import write_atomically
 from fedlab.runs.client_store import STATE_DIR_KEY
 from fedlab.runs.directory import current_directory
+from fedlab.tensor_files import UnreadableFileError, read_tensors
 
 FOLDER = "client-state"
 DOMAIN_KEY = "domain"  # in the config of a deployed node
@@ -114,8 +115,8 @@ class ClientState:
             return None
         path = self._path(rounds[-1])
         try:
-            return dict(torch.load(path, map_location="cpu", weights_only=True))
-        except Exception as error:
+            return dict(read_tensors(path))
+        except (UnreadableFileError, TypeError, ValueError) as error:
             raise RunError(
                 f"the client's state {path} cannot be read ({error}); put it back, or start the run anew"
             ) from None

@@ -24,6 +24,7 @@ import torch
 
 from fedlab.errors import FedlabWarning, os_error_sentence
 from fedlab.files import directory_lock, write_atomically
+from fedlab.tensor_files import UnreadableFileError, read_tensors
 
 
 @dataclass
@@ -73,9 +74,13 @@ def get_or_compute(
     path = cache.folder / f"{name}.pt"
     with directory_lock(cache.folder, wait=True, name=f".{name}.lock"):
         if path.exists():
-            found = dict(torch.load(path, map_location=device, weights_only=True))
-            cache.saved_seconds += found.pop("seconds") - (time.monotonic() - started)
-            return found
+            try:
+                found = dict(read_tensors(path, device))
+                cache.saved_seconds += found.pop("seconds") - (time.monotonic() - started)
+                return found
+            except (UnreadableFileError, TypeError, ValueError, KeyError) as error:
+                said = f"cached pre-training {path} cannot be read ({error}); it is computed anew"
+                warnings.warn(said, FedlabWarning, stacklevel=2)
         compute_started = time.monotonic()
         computed = compute()
         cache.saved_seconds -= compute_started - started  # waiting for the lock is not charged to the run

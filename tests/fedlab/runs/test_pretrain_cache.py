@@ -11,6 +11,7 @@ import torch
 import toy
 from fedlab import launch, registry
 from fedlab.engines import inprocess
+from fedlab.errors import FedlabWarning
 from fedlab.runs import pretrain_cache
 from fedlab.runs.directory import RunDirectory
 from tables import put
@@ -121,3 +122,16 @@ def test_nothing_is_shared_or_named_without_a_folder():
         assert pretrain_cache.get_or_compute(never, lambda: {"loss": 1.0}, CPU) == {"loss": 1.0}
     assert pretrain_cache.get_or_compute(never, lambda: {"loss": 2.0}, CPU) == {"loss": 2.0}
     assert store.saved_seconds == 0
+
+
+@pytest.mark.parametrize("damage", [b"damaged", None])
+def test_a_file_that_cannot_be_read_is_computed_anew_with_a_warning(tmp_path, damage):
+    get_or_compute = pretrain_cache.get_or_compute
+    with pretrain_cache.use_cache(str(tmp_path)):
+        get_or_compute(lambda: "a", lambda: {"x": torch.zeros(1)}, CPU)
+        (path,) = tmp_path.glob("a.pt")
+        path.write_bytes(damage) if damage else torch.save({"x": torch.ones(1)}, path)  # without its seconds
+        with pytest.warns(FedlabWarning, match=r"a\.pt cannot be read .*; it is computed anew"):
+            found = get_or_compute(lambda: "a", lambda: {"x": torch.full((1,), 2.0)}, CPU)
+        assert found["x"].item() == 2.0
+        assert get_or_compute(lambda: "a", dict, CPU)["x"].item() == 2.0
