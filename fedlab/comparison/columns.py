@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from fedlab.comparison.data_sets import APPROXIMATE, EXACT
@@ -28,6 +28,12 @@ DISTRIBUTIONS = {EXACT: "exact", APPROXIMATE: "from the normal approximation"}
 def option_heads(comparison: Comparison) -> list[str]:
     """Return the heads of the grid's options: their short names, told from what is measured under the same name."""
     return [f"option {name}" if name in OF_TABLES else name for name in comparison.short_options]
+
+
+def row_name(comparison: Comparison, key: Sequence[str]) -> str:
+    """Return a variant's name: its label, and the options of the grid that have an effect on it, shortened if clear."""
+    options = [f"{option}={value}" for option, value in zip(comparison.short_options, key[1:], strict=True) if value]
+    return ", ".join([key[0], *options])
 
 
 def notes(comparison: Comparison, heads: Iterable[str]) -> list[str]:

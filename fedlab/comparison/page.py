@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from fedlab.comparison import client_panels, columns, learning_curves, page_tables
-from fedlab.comparison.best import client_groups
+from fedlab.comparison import client_panels, columns, coverage, learning_curves, page_tables
 from fedlab.comparison.page_tables import SeriesStyle
 from fedlab.data.sources import DataSource, describe_sources
 from fedlab.files import write_atomically
@@ -56,6 +55,7 @@ def render(comparison: Comparison) -> str:
         heads=heads,
         rows=rows,
         judged=judged(comparison, table, styles),
+        coverage=coverage.notes(comparison),
         against=against,
         differences=differences,
         wilcoxon=columns.wilcoxon_method(table),
@@ -93,7 +93,7 @@ def failures(comparison: Comparison) -> list[tuple[str, int, str]]:
 
 def cell_name(comparison: Comparison, cell: Cell) -> str:
     """Return the name of a cell's variant for people."""
-    return page_tables.name_of(comparison, [cell.label, *(cell.options.get(option, "") for option in comparison.grid)])
+    return columns.row_name(comparison, [cell.label, *(cell.options.get(option, "") for option in comparison.grid)])
 
 
 def summary(comparison: Comparison, table: pd.DataFrame, styles: Sequence[SeriesStyle]) -> str:
@@ -113,8 +113,9 @@ def summary(comparison: Comparison, table: pd.DataFrame, styles: Sequence[Series
     known = [pair for pair in known if pair[0].key[0] not in comparison.uses_labels] or known
     if up is None:
         return f"{len(styles)} variants on {seeds}, by {metrics.title(metric)}; which way is better is not known."
-    if len(client_groups(comparison)) > 1:
-        return f"{len(styles)} variants on {seeds}. They do not all have the same clients: compare those that do."
+    if not coverage.rivals_have_the_same(comparison):
+        differ = "clients" if coverage.rivals_have_different_clients(comparison) else "seeds"
+        return f"{len(styles)} variants on {seeds}. They do not all have the same {differ}: compare those that do."
     style, row = (max if up else min)(known, key=lambda pair: pair[1]["mean"])
     text = metrics.format(metric, row["mean"]) + page_tables.margin(row["low"], row["high"], percent)
     start = f"Of {len(styles)} variants on {seeds}, {style.name} has the best {metrics.title(metric)}: {text}"
@@ -196,9 +197,7 @@ def sample_images(
     """Each kind of picture, with the newest of every variant's run with the first seed that finished."""
     found: dict[str, dict[str, samples.Image]] = {}
     for cell, result in comparison.results:
-        name = page_tables.name_of(
-            comparison, [cell.label, *(cell.options.get(option, "") for option in comparison.grid)]
-        )
+        name = columns.row_name(comparison, [cell.label, *(cell.options.get(option, "") for option in comparison.grid)])
         for kind, by_round in RunDirectory(result.directory).images().items():
             found.setdefault(kind, {}).setdefault(name, samples.Image.read(name, by_round[max(by_round)]))
     order = [style.name for style in styles]

@@ -48,7 +48,7 @@ def variants(comparison: Comparison, table: pd.DataFrame) -> list[SeriesStyle]:
         turn = number // (SLOTS - 1) + max(rounds, 1) * used[key[0]]
         used[key[0]] += 1
         pattern = PATTERNS[(turn - 1) % len(PATTERNS)] if turn else DASHES.get(slot, ())
-        found.append(SeriesStyle(key, name_of(comparison, key), slot, tuple(pattern)))
+        found.append(SeriesStyle(key, columns.row_name(comparison, key), slot, tuple(pattern)))
     return found
 
 
@@ -65,12 +65,6 @@ def option_cells(comparison: Comparison, style: SeriesStyle) -> list[TableCell]:
         TableCell(value or MISSING, value=float(values.index(value)) if value else math.nan, as_text=True)
         for values, value in pairs
     ]
-
-
-def name_of(comparison: Comparison, key: Sequence[str]) -> str:
-    """Return a variant's name: its label, and the options of the grid that have an effect on it, shortened if clear."""
-    options = [f"{option}={value}" for option, value in zip(comparison.short_options, key[1:], strict=True) if value]
-    return ", ".join([key[0], *options])
 
 
 # --- numbers for people -----------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from fedlab.comparison import frame_rows, statistics
 from fedlab.comparison.data_sets import CriticalDifference
 from fedlab.comparison.frame_rows import SERVER
-from fedlab.comparison.summary import COLUMNS, Scores, rank_rows, summarize
+from fedlab.comparison.summary import COLUMNS, Scores, common_means, rank_rows, summarize
 from fedlab.errors import RunError
 from fedlab.files import write_atomically
 from fedlab.runs.client_distribution import FEW, distribution
@@ -301,6 +301,10 @@ class Comparison:
             target=self.target,
             direction=self.metric_table.direction(self.metric),
         )
+
+    def common_means(self, keys: Sequence[tuple[str, ...]]) -> list[float]:
+        """Return the means of rows over the clients and seeds that all of them have; NaN where there are none."""
+        return common_means(self._scores(), keys)
 
     def ranking(self) -> tuple[list[tuple[str, ...]], CriticalDifference] | None:
         """Return rows of the table by their keys, and their ranks over clients with Nemenyi's critical difference.

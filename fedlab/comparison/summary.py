@@ -100,10 +100,10 @@ def _vs_baseline(key: tuple[str, ...], keys: Iterable[tuple[str, ...]], scores: 
     found |= {"p": pair.p, "effect": pair.effect, **_over_data_sets(key, base, scores)}
     bound = _matching_row(key, keys, scores.upper_bound)
     if bound is not None:
-        sign = scores.direction
-        upper, lower = _paired_scores(scores, bound, base)
-        gap = statistics.paired(sign * upper, sign * lower).difference
-        found["closed"] = statistics.closed(sign * apart.mean, gap)
+        sign, three = scores.direction, _common_places(scores, [key, base, bound])  # one set, or it is no fraction
+        own, upper, lower = (sign * _seed_means(scores, row, three) for row in (key, bound, base))
+        gap = statistics.paired(upper, lower).difference
+        found["closed"] = statistics.closed(statistics.paired(own, lower).difference.mean, gap)
     return found
 
 
@@ -158,11 +158,20 @@ def _paired_scores(
     scores: Scores, one: tuple[str, ...], other: tuple[str, ...]
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Return mean scores (seeds,) of two rows over the seeds, and in each over the clients, that both have."""
-    first, second = (_places(scores, key) for key in (one, other))
     both = _common_places(scores, [one, other])
-    seeds = list(dict.fromkeys(seed for _, seed in both))
-    means = [[np.mean([row[place] for place in both if place[1] == seed]) for seed in seeds] for row in (first, second)]
-    return np.array(means[0]), np.array(means[1])
+    return _seed_means(scores, one, both), _seed_means(scores, other, both)
+
+
+def _seed_means(scores: Scores, key: tuple[str, ...], places: Sequence[tuple[str, int]]) -> np.ndarray[Any, Any]:
+    """Return a row's mean scores (seeds,) over the clients of each seed, over the given places alone."""
+    row, seeds = _places(scores, key), dict.fromkeys(seed for _, seed in places)
+    return np.array([np.mean([row[place] for place in places if place[1] == seed]) for seed in seeds])
+
+
+def common_means(scores: Scores, keys: Sequence[tuple[str, ...]]) -> list[float]:
+    """Return the mean of each row over the seeds, and in each over the clients, that all of them have; or NaN."""
+    places = _common_places(scores, keys) if keys else []
+    return [float(_seed_means(scores, key, places).mean()) if places else math.nan for key in keys]
 
 
 def _places(scores: Scores, key: tuple[str, ...]) -> dict[tuple[str, int], float]:

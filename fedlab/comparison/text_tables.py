@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fedlab.comparison import columns
+from fedlab.comparison import columns, coverage
 from fedlab.comparison.best import best_by_client, best_means
 from fedlab.runs.client_distribution import WORST
 from fedlab.runs.formatting import MISSING, elapsed, human_bytes, p_value
@@ -172,11 +172,13 @@ def score_notes(comparison: Comparison, heads: Sequence[str]) -> list[str]:
     """Return what the columns of a table of scores mean: means over seeds, the best of which are in bold."""
     uses_labels = ", ".join(label for label in comparison.labels if label in comparison.uses_labels)
     commits = len(comparison.commits)
+    unequal = "" if coverage.rivals_have_the_same(comparison) else ", where rows have the same clients and seeds"
     return [
         *([f"{uses_labels}: learns from clients' labels, which the others do not have."] if uses_labels else []),
-        f"Bold: the best of a column{f', without {uses_labels}' if uses_labels else ''}.",
+        f"Bold: the best of a column{f', without {uses_labels}' if uses_labels else ''}{unequal}.",
         "± is half a 95 % Student t interval over seeds, not corrected.",
         *columns.notes(comparison, heads),
+        *coverage.notes(comparison),
         *([f"These cells come from {commits} commits of fedlab."] if commits > 1 else []),
     ]
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedlab.comparison import statistics
+from fedlab.comparison import coverage, statistics
 from fedlab.comparison.data_sets import CriticalDifference, critical_difference, signed_rank
 from fedlab.comparison.page_tables import records
 from fedlab.comparison.result import Comparison
@@ -135,6 +135,12 @@ class ComparisonSet:
         }
 
     @property
+    def incomplete(self) -> list[str]:
+        """A sentence for each row of a comparison that is a mean over fewer clients or seeds than others are."""
+        pairs = zip(self.names, self.comparisons, strict=True)
+        return [f"On {name}: {note}" for name, comparison in pairs for note in coverage.notes(comparison)]
+
+    @property
     def baseline(self) -> str:
         """Variant that others are compared with: the baseline of the first comparison, where all have it."""
         asked = self.comparisons[0].baseline
@@ -153,8 +159,17 @@ class ComparisonSet:
         return [variant for variant in self.variants if variant not in self.uses_labels]
 
     def means(self, variants: Sequence[str]) -> np.ndarray[Any, Any]:
-        """Return the scores (variants, data sets)."""
-        return np.array([[rows[variant]["mean"] for rows in self._finished.values()] for variant in variants])
+        """Return the scores (variants, data sets), each over the clients and seeds that all these variants have there.
+
+        Where options of a grid tell the variants apart, which may be those of the clients, each has its own mean.
+        """
+        return np.array([self._means_on(name, variants) for name in self.names]).T
+
+    def _means_on(self, name: str, variants: Sequence[str]) -> list[float]:
+        comparison, rows = self.comparisons[self.names.index(name)], self._finished[name]
+        keys = [tuple(str(rows[variant][key]) for key in comparison.keys) for variant in variants]
+        means = comparison.common_means(keys) if len({key[1:] for key in keys}) == 1 else []
+        return means if np.isfinite(means).any() else [float(rows[variant]["mean"]) for variant in variants]
 
     def interval(self, variant: str, name: str) -> statistics.Interval:
         """Return a variant's mean on one data set, with its interval over seeds."""

@@ -36,6 +36,7 @@ def render(found: ComparisonSet, title: str, command: str) -> str:
         ranking=tables.ranking_note(found),
         diagram=rank_figure(found),
         left_out=[(variant, ", ".join(names)) for variant, names in found.left_out.items()],
+        incomplete=found.incomplete,
         command=command,
         data_sets=[
             (name, comparison.preset, ", ".join(map(str, comparison.seeds)), comparison.command)

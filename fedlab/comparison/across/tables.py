@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from fedlab.comparison import columns
+from fedlab.comparison import columns, coverage
 from fedlab.comparison.across.comparison_set import ComparisonSet
 from fedlab.comparison.text_tables import Best, TextTable, plus_minus
 from fedlab.runs.formatting import MISSING, p_value
@@ -38,6 +38,8 @@ def scores(found: ComparisonSet) -> TextTable:
 
 def best(found: ComparisonSet, name: str) -> set[str]:
     """Return the best mean on a data set as it is written, see :mod:`fedlab.comparison.best`."""
+    if not coverage.rivals_have_the_same(found.comparisons[found.names.index(name)]):
+        return set()
     means = [found.interval(variant, name).mean for variant in found.ranked]
     return found.metric_table.best_as_shown(found.metric, means)
 
@@ -86,8 +88,9 @@ def ranking_note(found: ComparisonSet) -> str:
 
 
 def left_out_notes(found: ComparisonSet) -> list[str]:
-    """Return which variants are not compared, for want of a result on every data set."""
-    return [f"Not on every data set: {', '.join(found.left_out)}."] if found.left_out else []
+    """Return which variants are not compared, for want of a result on every data set, or are not in every respect."""
+    missing = [f"Not on every data set: {', '.join(found.left_out)}."] if found.left_out else []
+    return [*missing, *found.incomplete]
 
 
 def _test_notes(found: ComparisonSet) -> list[str]:

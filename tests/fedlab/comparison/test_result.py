@@ -13,7 +13,7 @@ from scipy import stats
 import fedlab
 import few_clients
 import many_clients
-from fedlab.comparison import files, text_tables
+from fedlab.comparison import coverage, files, page, text_tables
 from fedlab.comparison.result import FAILED, FINISHED, Cell, Comparison
 from fedlab.errors import RunError
 from fedlab.metrics import Metric
@@ -133,6 +133,69 @@ def test_a_client_without_an_answer_is_left_out_of_the_difference_on_both_sides(
     near = [[rounds[-1][0] for rounds in SCORES[label].values()] for label in ("high", "low")]
     assert high["difference"] == pytest.approx(sum(near[0]) / 3 - sum(near[1]) / 3)
     assert high["p"] == pytest.approx(stats.ttest_rel(*near).pvalue)
+
+
+def of_two(folder, high, lost=(), **options):
+    """Low and high on some seeds, high with its own scores; ``lost`` are seeds whose last test lacks the client far."""
+    cells = []
+    for label, level in (("low", [(0.8, 0.4), (0.4, 0.0)]), ("high", high)):
+        for seed, scores in enumerate(level):
+            status = FINISHED if scores else FAILED
+            rounds = [(0.1, 0.1), scores or (0.0, 0.0)]
+            run = few_clients.write_run(folder, label, seed, rounds, "accuracy_average")
+            cells.append(Cell(label, "s", seed, {}, run, status))
+            if label == "high" and seed in lost:
+                records = RunDirectory.open(folder / run).rounds()
+                del records[-1]["clients"]["far"]
+                (folder / run / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records))
+    return Comparison(folder, "toy", [0, 1], "low", "accuracy", cells, **options)
+
+
+@pytest.mark.parametrize(
+    ("high", "lost", "differ", "note"),
+    [
+        ([(0.7, 0.3), (0.3, 0.0)], (0, 1), "clients", "high has no score of far (seed 0, 1), which another row has."),
+        ([(0.7, 0.3), (0.39, 0.0)], (1,), "seeds", "high has no score of far (seed 1), which another row has."),
+        ([(0.7, 0.3), None], (), "seeds", "high is a mean over 1 of 2 seeds."),
+    ],
+)
+def test_a_row_that_lost_its_hard_client_or_seed_is_not_the_best_for_that(tmp_path, high, lost, differ, note):
+    """It loses on each client and seed that both have, and its mean is the larger number."""
+    made = of_two(tmp_path, high, lost)
+    means = made.summary().set_index("label")["mean"]
+    assert means["high"] > means["low"]
+    scores, domains = text_tables.scores(made), text_tables.domains(made)
+    assert not any(isinstance(cell, text_tables.Best) for row in scores.rows for cell in row)
+    assert note in scores.notes and note in domains.notes
+    assert not any(isinstance(row[-1], text_tables.Best) for row in domains.rows)  # of the client far
+    rendered = page.render(made)
+    assert f"They do not all have the same {differ}: compare those that do." in rendered
+    assert note in rendered
+
+
+def test_rows_with_the_same_clients_and_seeds_need_no_note(tmp_path):
+    made = of_two(tmp_path, [(0.7, 0.3), (0.3, 0.0)])
+    assert coverage.notes(made) == [] and coverage.rivals_have_the_same(made)
+    assert isinstance(text_tables.scores(made).rows[0][1], text_tables.Best)
+
+
+def test_the_share_of_the_gap_is_of_the_seeds_that_all_three_have(tmp_path):
+    """Closing half of it on each seed is half of it."""
+    levels = {"low": [0.5] * 5, "mid": [0.55] * 4, "top": [0.6] * 4 + [0.7]}
+    cells = [
+        Cell(
+            label,
+            "s",
+            seed,
+            {},
+            few_clients.write_run(tmp_path, label, seed, [(level, level)], "accuracy_average"),
+            FINISHED,
+        )
+        for label, each in levels.items()
+        for seed, level in enumerate(each)
+    ]
+    made = Comparison(tmp_path, "toy", list(range(5)), "low", "accuracy", cells, upper_bound="top")
+    assert made.summary().set_index("label").loc["mid", "closed"] == pytest.approx(0.5)
 
 
 def test_a_servers_metric_never_stands_beside_that_of_clients(comparison, tmp_path):

@@ -15,7 +15,7 @@ from fedlab.cli.app import app
 from fedlab.comparison.across import files, page, tables
 from fedlab.comparison.across.comparison_set import ComparisonSet
 from fedlab.comparison.data_sets import critical_difference
-from fedlab.comparison.result import FINISHED, Cell, Comparison
+from fedlab.comparison.result import FAILED, FINISHED, Cell, Comparison
 from fedlab.errors import RunError
 from pages import Page
 
@@ -160,3 +160,27 @@ def test_wrong_folders_are_refused(folders, tmp_path):
         files.write_files(ComparisonSet.read(folders), folders[0])
     result = CliRunner().invoke(app, ["report", str(folders[0]), "--out", "x"])
     assert result.exit_code != 0 and "--out is for several comparisons" in result.stderr
+
+
+def test_a_data_set_on_which_a_variant_lost_its_hard_seed_is_judged_on_the_seeds_that_both_have(folders, tmp_path):
+    """Its mean alone would be better than the baseline's, which it loses to on each seed."""
+    hard = {"low": (0.8, 0.4), "high": (0.7, 0.3)}
+    cells = [
+        Cell(
+            label,
+            label,
+            seed,
+            {},
+            few_clients.write_run(tmp_path / "hard", label, seed, [(score, score)], "accuracy"),
+            FINISHED if (label, seed) != ("high", 1) else FAILED,
+        )
+        for label, scores in hard.items()
+        for seed, score in enumerate(scores)
+    ]
+    Comparison(tmp_path / "hard", "hard", [0, 1], "low", "accuracy", cells).write()
+    found = ComparisonSet.read([tmp_path / "hard", folders[0]])
+    assert found.summary().set_index("variant").loc["high", "wins"] == 1  # on digits alone
+    assert found.means(["low", "high"])[:, 0] == pytest.approx([0.8, 0.7])
+    assert tables.best(found, "hard") == set() and tables.best(found, "digits") == {"80.5 %"}
+    note = "On hard: high is a mean over 1 of 2 seeds."
+    assert note in tables.scores(found).notes and note in page.render(found, "all", "")
