@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 import fedlab
@@ -294,6 +296,25 @@ def start(tmp_path, preset, *options):
     )
     command = [sys.executable, "-c", script, "compare", preset, "--strategies", "source_only,dualadapt", *options]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+
+
+def test_tables_in_latex_go_to_the_output_and_the_progress_to_the_terminal(preset, tmp_path, monkeypatch):
+    """`fedlab compare ... --latex > table.tex` takes minutes, too."""
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
+    monkeypatch.setattr("fedlab.cli.compare.stderr", terminal)
+    options = ["--strategies", "source_only", "--seeds", "1", "rounds=1", "--jobs", "1", "--latex"]
+    result = call("compare", preset, *options)
+    assert result.stdout.startswith("\\begin{table}") or result.stdout.startswith("%")
+    assert "source_only, seed 0  accuracy" in terminal.file.getvalue()
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fedlab.comparison.runner.execute", interrupted)
+    stopped = CliRunner().invoke(app, ["compare", preset, *options])
+    assert stopped.exit_code == 130 and stopped.output.rstrip().endswith(
+        "rounds=1 --strategies source_only --seeds 1 --jobs 1 --latex"
+    )
 
 
 @pytest.mark.engine
