@@ -113,8 +113,8 @@ def test_heads_sort_by_click_and_key_and_nothing_is_empty_or_too_wide(page, visi
     ]
 
 
-@pytest.mark.parametrize(("size", "beside"), [("1200,900", True), ("500,900", False)])
-def test_the_bars_of_the_classes_can_be_read_on_a_phone(comparison, tmp_path, visit, size, beside):
+@pytest.mark.parametrize(("size", "in_row"), [("1200,900", True), ("500,900", False)])
+def test_the_bars_of_the_classes_can_be_read_on_a_phone(comparison, tmp_path, visit, size, in_row):
     """There they stand below the client's name and take the page's width; their letters have ten pixels and more."""
     copy = shutil.copytree(comparison.directory, tmp_path / "copy")
     moved = replace(comparison, directory=copy)
@@ -132,4 +132,4 @@ def test_the_bars_of_the_classes_can_be_read_on_a_phone(comparison, tmp_path, vi
     free = re.sub(r"; script-src '[^']*'", "; script-src 'unsafe-inline'", page)
     dom, said = visit(free.replace("</body>", f"<script>{script}</script></body>"), size=size)
     assert said == []
-    assert re.search(r"<title>(.*?)</title>", dom)[1] == f"{str(beside).lower()} true true false"
+    assert re.search(r"<title>(.*?)</title>", dom)[1] == f"{str(in_row).lower()} true true false"
