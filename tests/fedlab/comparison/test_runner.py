@@ -249,6 +249,14 @@ def test_options_of_a_workload_that_the_preset_names_by_import_path_make_a_grid(
         plan_comparison(ComparisonRequest(preset, "source_only", 1, {"toy.domain": "a"}))
 
 
+def test_presets_of_one_module_have_folders_with_the_names_of_their_runs(preset, tmp_path, monkeypatch):
+    """No folder's name has a colon, and no two presets of a package share one."""
+    (tmp_path / "two_of.py").write_text("import toy\nPRESET = toy.PLUGIN\nSHORT = {**toy.PLUGIN, 'rounds': 1}\n")
+    monkeypatch.chdir(tmp_path)
+    plans = [plan_comparison(ComparisonRequest(f"two_of:{of}", "source_only", 1)) for of in ("PRESET", "SHORT")]
+    assert [plan.comparison.directory.name for plan in plans] == ["two_of", "short"]
+
+
 def test_jobs_times_threads_are_no_more_than_the_cores(preset, monkeypatch):
     monkeypatch.setattr(running, "cores", lambda: 8)
     assert plan_comparison(ComparisonRequest(preset, "source_only", 5)).jobs == 5
