@@ -133,3 +133,15 @@ def test_the_bars_of_the_classes_can_be_read_on_a_phone(comparison, tmp_path, vi
     dom, said = visit(free.replace("</body>", f"<script>{script}</script></body>"), size=size)
     assert said == []
     assert re.search(r"<title>(.*?)</title>", dom)[1] == f"{str(in_row).lower()} true true false"
+
+
+def test_on_a_desk_no_table_is_cut(page, visit):
+    """The heads of its many columns take two lines each."""
+    script = """
+    const cut = [...document.querySelectorAll(".scroll")].filter((one) => one.scrollWidth > one.clientWidth + 1);
+    document.title = `${cut.length} cut: ${cut.map((one) => one.getAttribute("aria-labelledby"))}`;
+    """
+    free = re.sub(r"; script-src '[^']*'", "; script-src 'unsafe-inline'", page)
+    dom, said = visit(free.replace("</body>", f"<script>{script}</script></body>"), size="1280,900")
+    assert said == []
+    assert re.search(r"<title>(.*?)</title>", dom)[1] == "0 cut: "
