@@ -24,7 +24,7 @@ from fedlab.data.sources import full_sets_advice
 from fedlab.engines.spec import Apps
 from fedlab.errors import RunError, os_error_sentence
 from fedlab.registry import load_run_config, merge, plugins_of, preset_options
-from fedlab.run_data import data_sources, partition_statistics
+from fedlab.run_data import class_names, data_sources, partition_statistics
 from fedlab.runs.directory import RunDirectory
 from fedlab.runs.result import Result
 from fedlab.torch_state import usual_torch_state
@@ -134,7 +134,7 @@ def run_engine(directory: RunDirectory, watch: Watch = no_progress) -> Result:
     config = saved_config(directory)
     engine = config.plugins["engine"].spec
     if engine.simulates_clients:
-        directory.write_split(partition_statistics(config.workload, len(config.clients)))
+        directory.write_split(partition_statistics(config.workload, len(config.clients)), class_names(config.workload))
     sources = data_sources(config)
     data = [asdict(source) for source in sources]
     directory.update_manifest(**declared_metrics(config).to_manifest(), data=data)

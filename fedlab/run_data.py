@@ -9,7 +9,7 @@ import torch
 from fedlab.config.schema import Config
 from fedlab.data.sources import DataSource, data_line, full_sets_advice
 from fedlab.errors import DataError
-from fedlab.workload import SupportsDataSources, SupportsHiddenLabels, Workload
+from fedlab.workload import SupportsClassNames, SupportsDataSources, SupportsHiddenLabels, Workload
 
 
 def data_sources(config: Config) -> tuple[DataSource, ...]:
@@ -43,6 +43,11 @@ def data_notes(config: Config) -> tuple[str, ...]:
     sources = data_sources(config)
     advice = full_sets_advice(sources) if config.data.expect_full else ""
     return tuple(filter(None, (data_line(sources) if sources else "", advice)))
+
+
+def class_names(workload: Workload) -> tuple[str, ...]:
+    """Return the names of the classes by label, of a workload that has them."""
+    return tuple(workload.classes) if isinstance(workload, SupportsClassNames) else ()
 
 
 def partition_statistics(workload: Workload, clients: int) -> list[dict[str, object]]:

@@ -337,7 +337,8 @@ class RoundLoop:
         self.run.log_round(record)
         if self._is_due(self.config.checkpoint.every) or self.stop.best_round == self.round:
             self._save_checkpoint(arrays)
-        metrics = {"mean": mean, "clients": clients, "score": dict(score)}
+        lost = {*record["absent"], *(failure["client"] for failure in record["failures"])} - clients.keys()
+        metrics = {"mean": mean, "clients": clients, "score": dict(score), "without": sorted(lost)}
         self.run.emit("round", round=self.round, rounds=self.config.run.rounds, **metrics)
         self._clock.reset()
         return record

@@ -13,6 +13,7 @@ import fedlab
 from fedlab.flower_apps.project import FlowerProject
 from fedlab.flower_apps.run import FlowerRun
 from fedlab.testing import check_strategy, check_workload
+from photos import HUES, write_photos
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 LONGEST = 60  # lines, those of the description and blank ones not counted
@@ -65,6 +66,17 @@ def test_own_model(tmp_path):
     }
     result = fedlab.run("dualadapt-digits", workload="own_model:SPEC", runs=tmp_path, overrides=options)
     assert result.model().head.in_features == 8
+
+
+def test_own_photos(tmp_path):
+    root = write_photos(tmp_path / "photos")
+    options = {**TINY, "data.root": str(root), "server.pretrain_steps": 2, "server.steps": 1, "own_photos.width": 8}
+    for strategy in ("dualadapt", "adabn"):
+        chosen = {"workload": "own_photos:SPEC", "strategy": strategy}
+        result = fedlab.run("adapt-photos", runs=tmp_path, overrides=options, **chosen)
+        assert result.model().head.in_features == 8
+    (found,) = result.predictor("alice").predict([root / "targets" / "alice" / "sky" / "0.png"])
+    assert found.name in HUES
 
 
 def test_own_workload(tmp_path):

@@ -57,7 +57,8 @@ def plain_lines(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
     r"""Yield the lines of a table for a file or a pipe: a row begins a line, and its last cell may go on below.
 
     Lines have ``PIPE_WIDTH`` characters at most, unless a cell is a longer word, such as a path, or there is no room
-    beside it. A middle cell that is longer than ``LONGEST_CELL`` takes its room from the last one.
+    beside it. Where last cells have to go on below, a middle cell that is longer than ``LONGEST_CELL`` takes its room
+    from the last one of its row; else each column is as wide as its longest cell.
 
     Examples
     --------
@@ -66,8 +67,9 @@ def plain_lines(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
     seed               0   run seed
     client.batch_size  64  examples a step
     """
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    widths = [width if at == 0 else min(width, LONGEST_CELL) for at, width in enumerate(widths[:-1])]
+    *widths, longest = (max(map(len, column)) for column in zip(*rows, strict=True))
+    if sum(widths) + len(GAP) * len(widths) + longest > PIPE_WIDTH:
+        widths = [width if at == 0 else min(width, LONGEST_CELL) for at, width in enumerate(widths)]
     indent = sum(widths) + len(GAP) * len(widths)
     room = PIPE_WIDTH if indent + LEAST_ROOM <= PIPE_WIDTH else sys.maxsize
     for *cells, last in rows:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fedlab.cli.consoles import show_error, stdout, write_line
+from fedlab.cli.consoles import show_error, stderr, stdout, write_line
 from fedlab.cli.errors import InterruptedWithAdvice
 
 HELP = """Run strategies on the same seeds and say which differences are real.
@@ -90,7 +90,8 @@ def compare(
     planned = planner.plan(
         plan.ComparisonRequest(preset, strategies, seeds, written, baseline, target, limits, jobs, out_dir, metric, on)
     )
-    live = progress.RichProgress(stdout) if stdout.is_terminal and not (quiet or as_json or as_latex) else None
+    console = stderr if as_latex else stdout  # tables in LaTeX may go on into a file
+    live = progress.RichProgress(console) if console.is_terminal and not (quiet or as_json) else None
     lines: plan.NullListener | progress.JsonProgress | progress.PlainProgress = plan.NullListener()
     if not (quiet or as_latex) or as_json:
         lines = progress.JsonProgress(write_line) if as_json else progress.PlainProgress(write_line)
@@ -100,6 +101,7 @@ def compare(
     except KeyboardInterrupt:
         raise InterruptedWithAdvice(
             f"interrupted; nothing finished is lost. The same command goes on:\n{planned.comparison.command}"
+            f"{' --latex' if as_latex else ''}"
         ) from None
     if isinstance(lines, progress.JsonProgress):
         lines.result(comparison)

@@ -16,7 +16,6 @@ from fedlab.files import expand_user
 
 logger = logging.getLogger(__name__)
 
-SERVE_TIMEOUT = 600.0  # seconds: people walk from machine to machine
 PLAIN = (
     "--insecure: plain text without authentication; everybody who can reach the server can read, join and send anything"
 )
@@ -50,7 +49,7 @@ def serve(
     Example: `fedlab serve dualadapt-digits digits.targets=usps,optdigits --wait 900`
     """
     from fedlab import launch
-    from fedlab.config.engine_options import GrpcConfig
+    from fedlab.config.engine_options import SERVE_TIMEOUT, GrpcConfig
     from fedlab.config.presets import parse_overrides
     from fedlab.config.sections import Value
 

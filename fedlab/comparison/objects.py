@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedlab.comparison.spec import SEPARATOR
+from fedlab.config.presets import is_file_name
 from fedlab.config.schema import Config
 from fedlab.errors import ConfigError
 from fedlab.plugins import exists_here_only, reference_to, section_name
@@ -34,15 +35,24 @@ def named_preset(preset: Preset, workload: object) -> tuple[str | Mapping[str, A
     """
     written = preset if isinstance(preset, Mapping) else str(preset)
     if workload is None and isinstance(written, str):
-        return written, Path(written).stem
+        return written, folder_name(written)
     chosen: dict[str, Any] = {}
     if workload is not None:
         reference, values = (workload, {}) if isinstance(workload, str) else reference_to("workload", workload)
         chosen = {"workload": reference, **values}
     table = {**preset_options(written), **chosen}
-    name = str(table.pop("name", "")) if isinstance(written, Mapping) else Path(written).stem
+    name = str(table.pop("name", "")) if isinstance(written, Mapping) else folder_name(written)
     called = str(table.get("workload", ""))
     return table, name or (section_name(called) if ":" in called else called) or "comparison"
+
+
+def folder_name(preset: str) -> str:
+    """Return the name of a comparison's folder by a preset's name or path; for an import path it is that of its runs.
+
+    >>> folder_name("dualadapt-digits"), folder_name("mine/short.toml")
+    ('dualadapt-digits', 'short')
+    """
+    return Path(preset).stem if is_file_name(preset) or ":" not in preset else str(preset_options(preset)["name"])
 
 
 def named_strategies(strategies: Strategies) -> str | list[str]:

@@ -16,7 +16,7 @@ from fedlab.checks import declared_metrics
 from fedlab.comparison import cells, grid, spec, workers
 from fedlab.comparison.cluster.backend import Backend
 from fedlab.comparison.cluster.backends import find_backend
-from fedlab.comparison.objects import is_of_this_process, objects_of_this_process
+from fedlab.comparison.objects import folder_name, is_of_this_process, objects_of_this_process
 from fedlab.comparison.preset_work import PresetWork
 from fedlab.comparison.result import Cell, Comparison
 from fedlab.config.resolve import with_options
@@ -123,7 +123,7 @@ def plan_comparison(request: ComparisonRequest) -> ComparisonPlan:
     baseline = request.baseline or grid.default_baseline(plans)
     if baseline not in labels:
         raise ConfigError(f"the baseline {baseline!r} is none of the compared: {', '.join(labels)}")
-    folder = Path(request.out or Path("comparisons") / (request.title or Path(request.name).stem)).resolve()
+    folder = Path(request.out or Path("comparisons") / (request.title or folder_name(request.name))).resolve()
     tasks = {plan.run: workers.Task(folder / plan.run, PresetWork(_in_folder(plan.config, folder))) for plan in plans}
     jobs, threads, gpus = at_once(_asked_jobs(request, plans), list(tasks.values()), backend)
     comparison = Comparison(

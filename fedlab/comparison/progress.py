@@ -77,6 +77,7 @@ class RichProgress(LiveDisplay):
         )
         self.task = self.bar.add_task("cells", total=None, left="")
         self.since, self.done = time.monotonic(), 0
+        self.latest = self.since  # when a cell ended
         self.running: dict[str, Cell] = {}
         self.folder, self.metric = Path(), ""
         super().__init__(console, refresh_per_second=4)
@@ -96,17 +97,25 @@ class RichProgress(LiveDisplay):
         """Turn the run's line into its result."""
         self.running.pop(cells[0].run, None)
         for cell in cells:
-            self.done += 1
-            self.bar.update(self.task, advance=1, left=self._left())
+            self.done, self.latest = self.done + 1, time.monotonic()
+            self.bar.update(self.task, advance=1)
+            self.bar.update(self.task, left=self._left())
             self.write(f"{cell.name}  {format_outcome(self.folder, cell, self.metric)}", alarm=cell.status == FAILED)
 
     def _left(self) -> str:
-        """Return an estimate of the time that is left: the rest is taken to be like the cells that have ended."""
+        """Return an estimate of the time that is left: the rest is taken to be like the cells that have ended.
+
+        Cells of another strategy may take much longer. Then the estimate rises by what they are late.
+        """
         task = self.bar.tasks[self.task]
-        rest = (task.total or 0) - task.completed - 1
-        return f"about {elapsed((time.monotonic() - self.since) / self.done * rest)} left" if rest > 0 else ""
+        rest = (task.total or 0) - task.completed
+        if rest <= 0 or not self.done:
+            return ""
+        one, waited = (self.latest - self.since) / self.done, time.monotonic() - self.latest
+        return f"about {elapsed(max(one * rest - waited, waited - one, 1.0))} left"
 
     def _render(self) -> Group:
+        self.bar.update(self.task, left=self._left())
         lines = [
             Text(f"  {cell.name}: {current_phase(self.folder / run)}", style="cyan", overflow="ellipsis", no_wrap=True)
             for run, cell in list(self.running.items())

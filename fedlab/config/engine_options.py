@@ -7,6 +7,8 @@ from pydantic.dataclasses import dataclass
 
 from fedlab.config.sections import parse_section
 
+SERVE_TIMEOUT = 600.0  # seconds that `fedlab serve` waits for all clients: people walk from machine to machine
+
 
 @dataclass(frozen=True)
 class RayConfig:

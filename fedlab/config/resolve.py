@@ -71,6 +71,9 @@ def check_keys(
             in_use = ", ".join(f"{kind} {plugin.reference!r}" for kind, plugin in plugins.items())
             settings = users(key)
             remedy = f"; it has an effect with {' or '.join(settings)}" if settings else ""
+            here = (f"{plugin.section}.{key.rpartition('.')[2]}" for plugin in plugins.values())
+            if alike := [name for name in here if name in usable]:  # a workload made from another one has its options
+                remedy += f"; {' and '.join(map(repr, alike))} {'is' if len(alike) == 1 else 'are'} in use here"
             raise ConfigError(f"option {key!r} has no effect in this run, which uses {in_use}{remedy}")
 
 

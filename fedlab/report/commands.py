@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+from fedlab.config.engine_options import SERVE_TIMEOUT
 from fedlab.config.presets import is_file_name, read_preset
 from fedlab.config.run_options import RunConfig
 from fedlab.config.sections import section_fields
@@ -21,9 +22,29 @@ def repeat(result: Result) -> str:
     return str(result.manifest.get("command", ""))
 
 
+def is_served(result: Result) -> bool:
+    """Return True if a run waits for clients of other processes: a section of its engine says where they find it."""
+    return "grpc.address" in result.config
+
+
+def condition(result: Result) -> str:
+    """Return where, or with whom, the command of :func:`repeat_from_preset` gives the same run again."""
+    own = {
+        str(value).partition(":")[0]: None
+        for value in (result.config.get(kind, "") for kind in ("workload", "strategy", "engine"))
+        if ":" in str(value)
+    }
+    where = f"where Python finds {' and '.join(own)}" if own else ""
+    return ", ".join(filter(None, (where, "for the same clients to join" if is_served(result) else ""))) or "anywhere"
+
+
+def _begin(result: Result) -> str:
+    return "fedlab serve" if is_served(result) else "fedlab run"
+
+
 def repeat_from_config(result: Result) -> str:
     """Return the command that repeats a run from its own table of options."""
-    return f"fedlab run {shlex.quote(str(result.directory / 'config.toml'))}"
+    return f"{_begin(result)} {shlex.quote(str(result.directory / 'config.toml'))}"
 
 
 def resume(result: Result) -> str:
@@ -37,7 +58,7 @@ def report(result: Result) -> str:
 
 
 def repeat_from_preset(result: Result, preset: str = "") -> str:
-    """Return the command that repeats a run anywhere: its preset and what differs from it; "" without such a preset.
+    """Return the command that repeats a run: its preset and what differs from it; "" without such a preset.
 
     Parameters
     ----------
@@ -59,9 +80,11 @@ def repeat_from_preset(result: Result, preset: str = "") -> str:
     if not usual.keys() >= result.config.keys():
         return ""
     usual |= {kind: str(own.get(kind, section_fields(RunConfig)[kind].default)) for kind in chosen}
+    if is_served(result):  # what `fedlab serve` sets by itself
+        usual |= {"engine": result.config["engine"], "comm.connect_timeout": SERVE_TIMEOUT}
     words = [
         shlex.quote(f"{key}={str(value).lower() if isinstance(value, bool) else value}")
         for key, value in result.config.items()
         if key not in ELSEWHERE and value != usual[key]
     ]
-    return " ".join(["fedlab run", shlex.quote(name), *words, f"--seed {result.config['seed']}"])
+    return " ".join([_begin(result), shlex.quote(name), *words, f"--seed {result.config['seed']}"])

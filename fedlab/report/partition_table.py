@@ -2,9 +2,10 @@
 
 ::
 
-    {"clients": [{"name": "usps", "examples": 123, "labels": {"0": 12, "1": 111}}, ...]}
+    {"classes": ["cat", "dog"], "clients": [{"name": "usps", "examples": 123, "labels": {"0": 12, "1": 111}}, ...]}
 
-``labels`` is null where a client's labels are not known; its bar then shows its size alone.
+``classes`` has the names of the classes by label, where they have any. ``labels`` is null where a client's labels are
+not known; its bar then shows its size alone.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from fedlab.report.table_csv import address
 from fedlab.runs.client_distribution import FEW, QUANTILES, distribution
 
 FILE = "split.json"
+EXPLAINED = 40  # classes; a legend of more is longer than its table
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ class Split:
     """A table of clients; ``labeled`` says whether bars are cut into classes.
 
     Of many clients, ``rows`` has the first ones and ``summary`` the distribution over all, with column ``heads``.
-    ``csv`` is the address of a CSV file of all of them, with a column for each class.
+    ``csv`` is the address of a CSV file of all of them, with a column for each class. ``legend`` has the color of each
+    class and its number and name, where few classes have names.
     """
 
     rows: list[Share]
@@ -49,6 +52,7 @@ class Split:
     csv: Markup
     heads: list[str]
     summary: list[TableRow]
+    legend: list[tuple[int, str]]
 
 
 def read(directory: Path) -> Split | None:
@@ -59,24 +63,30 @@ def read(directory: Path) -> Split | None:
 
 def parse(text: str) -> Split:
     """Parse a file's text as a table."""
-    clients: list[dict[str, Any]] = json.loads(text)["clients"]
+    table = json.loads(text)
+    clients: list[dict[str, Any]] = table["clients"]
+    known = dict(zip(map(str, range(len(table.get("classes", ())))), table.get("classes", ()), strict=True))
     labeled = any(client["labels"] for client in clients)
     order = sorted({name for client in clients for name in client["labels"] or ()}, key=_as_number)
+    names = {label: str(known.get(label, label)) for label in order}
     most = max((client["examples"] for client in clients), default=0)
     rows = []
     for client in clients[:FEW]:
         name, labels = client["name"], client["labels"]
         examples = f"{client['examples']:,}".replace(",", "\u202f")
-        alt = ", ".join(f"{count} of {of}" for of, count in (labels or {}).items())
-        classes = plots.label_bar(labels, order, f"{name}: {alt}") if labels else None
+        alt = ", ".join(f"{count} of {names[of]}" for of, count in (labels or {}).items())
+        classes = plots.label_bar(labels, names, f"{name}: {alt}") if labels else None
         size = plots.size_bar(client["examples"], most, f"{name}: {examples} examples")
         rows.append(Share(name, examples, size, classes))
     lines = [
         [client["name"], client["examples"], *((client["labels"] or {}).get(name, "") for name in order)]
         for client in clients
     ]
-    csv = address([["client", "examples", *order], *lines])
-    return Split(rows, labeled, len(clients), csv, *(_summary(clients, labeled) if len(clients) > FEW else ([], [])))
+    csv = address([["client", "examples", *names.values()], *lines])
+    heads, summary = _summary(clients, labeled) if len(clients) > FEW else ([], [])
+    legend = [(plots.class_slot(i), f"{label} {name}") for i, (label, name) in enumerate(names.items())]
+    named = len(names) <= EXPLAINED and any(label != name for label, name in names.items())
+    return Split(rows, labeled, len(clients), csv, heads, summary, legend if named else [])
 
 
 def _summary(clients: Sequence[Mapping[str, Any]], labeled: bool) -> tuple[list[str], list[TableRow]]:

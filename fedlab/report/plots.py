@@ -124,17 +124,26 @@ def forest_plot(mean: float, low: float, high: float, scale: tuple[float, float]
     return svg(240, 22, body, alt, "forest")
 
 
-def label_bar(counts: Mapping[str, float], order: Sequence[str], alt: str) -> Markup:
-    """Draw one bar cut into parts, in an order of names that fixes the colors; names stand where there is room."""
+def class_slot(place: int) -> int:
+    """Return the color of a class by its place in the order of all classes."""
+    return place % SLOTS + 1
+
+
+def label_bar(counts: Mapping[str, float], names: Mapping[str, str], alt: str) -> Markup:
+    """Draw one bar cut into parts, in an order of labels that fixes the colors.
+
+    Where there is room in a part stands its class's name, else its label, else nothing.
+    """
     total, x, body = sum(counts.values()) or 1.0, 0.0, ""
-    for i, name in enumerate(order):
-        width = 400 * counts.get(name, 0.0) / total
+    for i, (label, name) in enumerate(names.items()):
+        width = 400 * counts.get(label, 0.0) / total
         if width <= 0:
             continue
-        color = f"fill:var(--c{i % SLOTS + 1})"
+        color = f"fill:var(--c{class_slot(i)})"
         body += f'<rect x="{x:.1f}" y="1" width="{width:.1f}" height="20" class="part" style="{color}"/>'
-        if width > 7.5 * len(name) + 3:
-            body += f'<text x="{x + width / 2:.1f}" y="15.5" text-anchor="middle">{escape(name)}</text>'
+        text = next((text for text in (name, label) if width > 8 * len(text) + 3), "")
+        if text:
+            body += f'<text x="{x + width / 2:.1f}" y="15.5" text-anchor="middle">{escape(text)}</text>'
         x += width
     return svg(400, 22, body, alt, "shares")
 

@@ -67,6 +67,7 @@ def render(result: Result, predictions: Predictions | None = None) -> str:
         facts=run_tables.facts(result),
         repeat=commands.repeat(result),
         from_preset="" if commands.repeat(result) else commands.repeat_from_preset(result),
+        condition=commands.condition(result),
         from_config=commands.repeat_from_config(result),
         resume=commands.resume(result),
     )

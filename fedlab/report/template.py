@@ -30,6 +30,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["breakable"] = breakable
+    environment.filters["in_words"] = in_words
     environment.globals["table_csv"] = table_address
     return environment
 
@@ -37,3 +38,8 @@ def _environment() -> Environment:
 def breakable(name: str) -> Markup:
     """Return a long name that a narrow page may break after an underscore, a comma or an equals sign."""
     return Markup(re.sub("([_,=])", r"\1<wbr>", str(escape(name))))
+
+
+def in_words(command: str) -> Markup:
+    """Return a command that a narrow page breaks between its words, and not within ``--seeds``, while there is room."""
+    return Markup(" ").join(Markup("<span>{}</span>").format(word) for word in command.split(" "))

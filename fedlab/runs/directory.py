@@ -169,13 +169,18 @@ class RunDirectory:
         """Return the page of the run; it is written at its end."""
         return self.path / "report.html"
 
-    def write_split(self, clients: Sequence[Mapping[str, object]]) -> None:
-        """Write the statistics of each client's training data, one line a client.
+    def write_split(self, clients: Sequence[Mapping[str, object]], classes: Sequence[str] = ()) -> None:
+        """Write the statistics of each client's training data, one line a client, and the names of known classes.
 
-        They are what ``partition_statistics`` in ``fedlab/run_data.py`` returns.
+        They are what ``partition_statistics`` and ``class_names`` in ``fedlab/run_data.py`` return.
         """
         lines = ",\n".join(f"  {json.dumps(client)}" for client in clients)
-        write_atomically(self.path / "split.json", f'{{"clients": [\n{lines}\n]}}\n'.encode())
+        names = (
+            f'"classes": {json.dumps(list(classes))}, '
+            if any(client["labels"] for client in clients) and classes
+            else ""
+        )
+        write_atomically(self.path / "split.json", f'{{{names}"clients": [\n{lines}\n]}}\n'.encode())
 
     def registered_nodes(self) -> dict[int, str] | None:
         """Return node id to the client that its key is registered for; None where nodes do not authenticate."""

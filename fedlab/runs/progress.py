@@ -107,7 +107,8 @@ class JsonProgress:
 def round_line(event: Event, table: MetricTable) -> str:
     """Return how a round ended in one line; in all of a run's lines the number takes the same room."""
     rounds = str(event["rounds"])
-    return f"round {event['round']:>{len(rounds)}}/{rounds}  {mean_line(event, table)}"
+    without = f"  (without {name_list(event['without'])})" if event.get("without") and event["clients"] else ""
+    return f"round {event['round']:>{len(rounds)}}/{rounds}  {mean_line(event, table)}{without}"
 
 
 def mean_line(event: Event, table: MetricTable) -> str:

@@ -87,7 +87,13 @@ def test_the_split_is_written_with_the_labels_that_the_simulation_knows(tmp_path
         monkeypatch, "workload", "blobs", WorkloadSpec(knowing(lambda self, partition: torch.tensor([2, 2, partition])))
     )
     known = run(tmp_path, min_clients=1, **{"data.num_clients": 1}).directory / "split.json"
-    assert json.loads(known.read_text())["clients"] == [{"name": "near", "examples": 90, "labels": {"0": 1, "2": 2}}]
+    table = {"clients": [{"name": "near", "examples": 90, "labels": {"0": 1, "2": 2}}]}
+    assert json.loads(known.read_text()) == table
+    named = type(
+        "Named", (toy.Blobs,), {"classes": ("a", "b", "c"), "labels": lambda self, partition: torch.tensor([0])}
+    )
+    put(monkeypatch, "workload", "blobs", WorkloadSpec(named))
+    assert json.loads((run(tmp_path).directory / "split.json").read_text())["classes"] == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("expect_full", [False, True])

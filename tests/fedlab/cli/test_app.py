@@ -81,6 +81,8 @@ def test_in_a_pipe_a_long_cell_makes_its_own_row_longer_and_no_other():
     ]
     wide = [(70 * "w", 30 * "v", " ".join(40 * ["word"]))]
     assert list(plain_lines(wide)) == ["  ".join(wide[0])]
+    runs = [("run", "what", "status"), ("adapt-photos-0", "dualadapt on image_folder", "finished")]
+    assert [line.index(row[2]) for line, row in zip(plain_lines(runs), runs, strict=True)] == [43, 43]
 
 
 def test_list_options_of_a_section_shows_its_options_with_their_defaults():

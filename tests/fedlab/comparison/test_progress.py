@@ -51,6 +51,18 @@ def test_a_terminal_sees_each_cell_end(tmp_path, monkeypatch):
         assert part in said, part
 
 
+def test_the_estimate_falls_while_cells_take_as_long_as_before_and_rises_when_one_is_late(monkeypatch):
+    live = progress.RichProgress(Console(file=io.StringIO()))
+    live.bar.update(live.task, total=12, completed=4)
+    assert live._left() == ""  # no cell has ended
+    live.since, live.latest, live.done = 100.0, 160.0, 2  # one each 30 s, and 8 are left
+    said = []
+    for now in (160.0, 170.0, 160.0 + 9 * 30):
+        monkeypatch.setattr(progress.time, "monotonic", lambda now=now: now)
+        said.append(live._left())
+    assert said == ["about 4 min 0 s left", "about 3 min 50 s left", "about 4 min 0 s left"]
+
+
 def test_a_phase_with_many_clients_is_found_behind_their_events(tmp_path):
     run = RunDirectory(tmp_path)
     run.emit("phase", round=7, rounds=9, phase="clients")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 import fedlab
@@ -247,6 +249,14 @@ def test_options_of_a_workload_that_the_preset_names_by_import_path_make_a_grid(
         plan_comparison(ComparisonRequest(preset, "source_only", 1, {"toy.domain": "a"}))
 
 
+def test_presets_of_one_module_have_folders_with_the_names_of_their_runs(preset, tmp_path, monkeypatch):
+    """No folder's name has a colon, and no two presets of a package share one."""
+    (tmp_path / "two_of.py").write_text("import toy\nPRESET = toy.PLUGIN\nSHORT = {**toy.PLUGIN, 'rounds': 1}\n")
+    monkeypatch.chdir(tmp_path)
+    plans = [plan_comparison(ComparisonRequest(f"two_of:{of}", "source_only", 1)) for of in ("PRESET", "SHORT")]
+    assert [plan.comparison.directory.name for plan in plans] == ["two_of", "short"]
+
+
 def test_jobs_times_threads_are_no_more_than_the_cores(preset, monkeypatch):
     monkeypatch.setattr(running, "cores", lambda: 8)
     assert plan_comparison(ComparisonRequest(preset, "source_only", 5)).jobs == 5
@@ -294,6 +304,25 @@ def start(tmp_path, preset, *options):
     )
     command = [sys.executable, "-c", script, "compare", preset, "--strategies", "source_only,dualadapt", *options]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+
+
+def test_tables_in_latex_go_to_the_output_and_the_progress_to_the_terminal(preset, tmp_path, monkeypatch):
+    """`fedlab compare ... --latex > table.tex` takes minutes, too."""
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
+    monkeypatch.setattr("fedlab.cli.compare.stderr", terminal)
+    options = ["--strategies", "source_only", "--seeds", "1", "rounds=1", "--jobs", "1", "--latex"]
+    result = call("compare", preset, *options)
+    assert result.stdout.startswith("\\begin{table}") or result.stdout.startswith("%")
+    assert "source_only, seed 0  accuracy" in terminal.file.getvalue()
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fedlab.comparison.runner.execute", interrupted)
+    stopped = CliRunner().invoke(app, ["compare", preset, *options])
+    assert stopped.exit_code == 130 and stopped.output.rstrip().endswith(
+        "rounds=1 --strategies source_only --seeds 1 --jobs 1 --latex"
+    )
 
 
 @pytest.mark.engine

@@ -127,6 +127,12 @@ def test_an_option_without_effect_is_refused_as_an_override_and_left_out_of_a_pr
         assert key not in load_config({**CHOSEN, key: 1}).options()
 
 
+def test_an_option_of_what_a_workload_was_made_from_is_named_as_it_is_here():
+    """A subclass of a workload that ships has its options under a name of its own."""
+    with pytest.raises(ConfigError, match="'digits.client_labels' has no.*; 'blobs.client_labels' is in use here"):
+        load_config(CHOSEN, {"digits.client_labels": True})
+
+
 def test_a_rule_that_is_not_chosen_has_no_effect():
     chosen = {"strategy": "self_training", "self_training.aggregation": "fedadam"}
     assert load_config(chosen, {"fedadam.learning_rate": 0.1}).aggregation.learning_rate == 0.1

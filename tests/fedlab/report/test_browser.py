@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from urllib.parse import quote
 
 import pytest
@@ -109,3 +111,37 @@ def test_heads_sort_by_click_and_key_and_nothing_is_empty_or_too_wide(page, visi
         "empty 0 of 15",
         "wide false",
     ]
+
+
+@pytest.mark.parametrize(("size", "in_row"), [("1200,900", True), ("500,900", False)])
+def test_the_bars_of_the_classes_can_be_read_on_a_phone(comparison, tmp_path, visit, size, in_row):
+    """There they stand below the client's name and take the page's width; their letters have ten pixels and more."""
+    copy = shutil.copytree(comparison.directory, tmp_path / "copy")
+    moved = replace(comparison, directory=copy)
+    labels = {str(label): 20 + label for label in range(10)}
+    split = {"clients": [{"name": name, "examples": 245, "labels": labels} for name in ("near", "far")]}
+    (moved.path(moved.cells[0]) / "split.json").write_text(json.dumps(split))
+    page = render(moved)
+    script = """
+    const bar = document.querySelector(".split .shares"), letter = bar.querySelector("text");
+    const [name, at] = [bar.closest("tr").querySelector("th"), bar].map((one) => one.getBoundingClientRect());
+    const main = document.querySelector("main").clientWidth;
+    document.title = `${at.top < name.bottom} ${at.width > (at.top < name.bottom ? 0.5 : 0.95) * main} ` +
+      `${letter.getBoundingClientRect().height >= 10} ${document.documentElement.scrollWidth > innerWidth}`;
+    """
+    free = re.sub(r"; script-src '[^']*'", "; script-src 'unsafe-inline'", page)
+    dom, said = visit(free.replace("</body>", f"<script>{script}</script></body>"), size=size)
+    assert said == []
+    assert re.search(r"<title>(.*?)</title>", dom)[1] == f"{str(in_row).lower()} true true false"
+
+
+def test_on_a_desk_no_table_is_cut(page, visit):
+    """The heads of its many columns take two lines each."""
+    script = """
+    const cut = [...document.querySelectorAll(".scroll")].filter((one) => one.scrollWidth > one.clientWidth + 1);
+    document.title = `${cut.length} cut: ${cut.map((one) => one.getAttribute("aria-labelledby"))}`;
+    """
+    free = re.sub(r"; script-src '[^']*'", "; script-src 'unsafe-inline'", page)
+    dom, said = visit(free.replace("</body>", f"<script>{script}</script></body>"), size="1280,900")
+    assert said == []
+    assert re.search(r"<title>(.*?)</title>", dom)[1] == "0 cut: "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from base64 import b64decode
 
 from fedlab.comparison.page import splits
 from fedlab.report import partition_table
@@ -27,6 +28,27 @@ def test_classes_in_the_order_of_numbers_and_unknown_ones_said():
     assert "a&lt;b&gt;: 5 of 10, 12340 of 2" in table.rows[0].classes
     assert ">2<" in table.rows[0].classes  # 10 has no room for its name
     assert table.labeled and table.rows[1].classes is None
+
+
+def test_classes_have_their_names_where_there_is_room_and_in_a_legend(comparison):
+    clients = [{"name": "a", "examples": 1203, "labels": {"0": 300, "1": 3, "11": 900}}]
+    named = {"classes": ["circle", "<b>", *"cdefghijk", "star"], "clients": clients}
+    table = partition_table.parse(json.dumps(named))
+    assert [text in table.rows[0].classes for text in (">circle<", ">star<", ">1<", "&lt;b&gt;<")] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert "3 of &lt;b&gt;" in table.rows[0].classes  # what a reader of the screen is told
+    assert table.legend == [(1, "0 circle"), (2, "1 <b>"), (3, "11 star")]
+    assert b64decode(table.csv.partition("base64,")[2]).startswith(b"client,examples,circle,<b>,star")
+    assert not partition_table.parse(json.dumps({**named, "classes": [str(i) for i in range(12)]})).legend
+    many = {
+        "classes": [f"c{i}" for i in range(60)],
+        "clients": [{**clients[0], "labels": dict.fromkeys(map(str, range(60)), 1)}],
+    }
+    assert not partition_table.parse(json.dumps(many)).legend
 
 
 def test_without_any_labels_sizes_remain():

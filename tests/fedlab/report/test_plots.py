@@ -57,8 +57,8 @@ def test_intervals_share_a_scale_with_zero_on_it():
 
 
 def test_shares_fill_the_bar_in_the_order_of_names():
-    drawing = plots.label_bar({"b": 3, "a": 1}, ["a", "b", "c"], "")
+    drawing = plots.label_bar({"b": 3, "a": 1}, {"a": "a", "b": "b", "c": "c"}, "")
     assert numbers(r'<rect x="([\d.]+)" y="1" width="([\d.]+)"', drawing) == [(0, 100), (100, 300)]
     assert re.findall(r">(\w)</text>", drawing) == ["a", "b"]
-    assert "<script>" not in plots.label_bar({"<script>": 1}, ["<script>"], "<script>")
-    assert "<rect" not in plots.label_bar({}, ["a"], "")
+    assert "<script>" not in plots.label_bar({"<script>": 1}, {"<script>": "<script>"}, "<script>")
+    assert "<rect" not in plots.label_bar({}, {"a": "a"}, "")

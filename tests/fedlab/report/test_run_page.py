@@ -385,6 +385,23 @@ def test_the_other_commands_name_the_directory_as_a_shell_wants_it(tmp_path):
     assert shlex.split(commands.resume(result)) == ["fedlab", "resume", str(directory)]
 
 
+def test_the_command_of_a_served_run_serves_and_that_of_a_plug_in_says_what_it_needs(tmp_path):
+    served = {**load_config("dualadapt-digits", {"engine": "grpc"}).options(), "comm.connect_timeout": 600.0}
+    result = make(tmp_path, dualadapt_rounds(1), served | {"grpc.certificates": "/srv/certs"})
+    assert commands.repeat_from_preset(result) == "fedlab serve dualadapt-digits grpc.certificates=/srv/certs --seed 0"
+    assert commands.repeat_from_config(result).startswith("fedlab serve ")
+    assert "From its preset, for the same clients to join:" in render(result)
+    mine = make(tmp_path, dualadapt_rounds(1), {**preset_config(), "workload": "own.task:SPEC", "strategy": "my:SPEC"})
+    assert commands.condition(mine) == "where Python finds own.task and my"
+    assert "From its preset, anywhere:" in render(make(tmp_path, dualadapt_rounds(1)))
+
+
+def test_a_command_breaks_between_its_words_and_is_copied_whole(tmp_path):
+    page = render(make(tmp_path, dualadapt_rounds(1), preset_config(rounds=1)))
+    assert "<span>rounds=1</span> <span>--seed</span> <span>0</span>" in page
+    assert "fedlab run dualadapt-digits rounds=1 --seed 0" in "".join(Page(page).text)
+
+
 def test_the_command_of_a_run_with_another_name_than_its_preset(tmp_path):
     result = make(tmp_path, dualadapt_rounds(1), {**preset_config(rounds=1, seed=3), "name": "2feaf39d325e"})
     assert commands.repeat_from_preset(result) == ""

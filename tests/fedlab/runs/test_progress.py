@@ -87,6 +87,14 @@ def test_lines_tell_a_log_what_a_reader_wants_to_know():
     ]
 
 
+def test_a_mean_that_lacks_clients_says_whom():
+    """Else it seems to rise, where a weak client has gone."""
+    whole, lines = next(event for event in SCRIPT if event["event"] == "round"), []
+    untested = {**whole, "clients": {}, "mean": {}, "without": ["svhn"]}
+    send(PlainProgress(lines.append, TABLE), {**whole, "without": ["svhn", "usps"]}, {**whole, "without": []}, untested)
+    assert "(without svhn, usps)" in lines[0] and "without" not in lines[1] + lines[2]
+
+
 def test_json_lines_are_the_events():
     lines = []
     send(JsonProgress(lines.append), *SCRIPT)
