@@ -100,7 +100,12 @@ class SuperNodeMonitor:
                 self.refused = line.split(REFUSED, 1)[1]
         if self.lost and not self._loss_reported and time.monotonic() - self.lost > NOTICE_AFTER:
             self._loss_reported = True
-            self.write(f"the server at {self.address} went away; trying until it is back")
+            if self.finished:  # nothing is wrong: a server ends with its run
+                self.write(
+                    f"{self._run or 'the run'} is over; waiting at {self.address} for the next one, until Ctrl-C"
+                )
+            else:
+                self.write(f"the server at {self.address} went away; trying until it is back")
 
     def read_client_events(self, lines: Iterable[str]) -> None:
         """Update from JSON lines that our ClientApp logged."""

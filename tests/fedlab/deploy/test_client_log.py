@@ -87,6 +87,18 @@ def test_a_server_that_goes_and_comes_back(reported, monkeypatch):
     assert reported.monitor.lost == 0.0
 
 
+def test_a_server_that_goes_after_the_last_round_is_no_fault(reported, monkeypatch):
+    monkeypatch.setattr(client_log, "NOTICE_AFTER", 0.0)
+    reported.monitor.read_client_events(
+        [
+            event("query", status="ok", name="digits"),
+            event("evaluate", status="ok", round=2, rounds=2, seconds=1.0, last=True),
+        ]
+    )
+    reported.monitor.read_supernode_log(["WARNING :   Connection attempt failed, retrying in 1.90 seconds"])
+    assert reported.lines[-1] == "digits is over; waiting at lab:9092 for the next one, until Ctrl-C"
+
+
 def test_the_ends_of_a_supernode(reported):
     reported.monitor.read_supernode_log(["[code: 2004] Failed to activate SuperNode."])
     assert reported.monitor.rejected and not reported.monitor.bad_signature
