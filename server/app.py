@@ -320,7 +320,7 @@ class RoundLoop:
         for note in notes:
             self.run.emit("note", round=self.round, **note)
         notes, self._notes = [*self._notes, *notes], []
-        record = {
+        record: dict[str, Any] = {
             "round": self.round,
             "clients": clients,
             "mean": mean,
