@@ -320,15 +320,17 @@ class RoundLoop:
         for note in notes:
             self.run.emit("note", round=self.round, **note)
         notes, self._notes = [*self._notes, *notes], []
-        record: dict[str, Any] = {
+        failed = failures(self.names, train, evaluate)
+        absent = [self.names[partition] for partition in self.grid.missing()]
+        record = {
             "round": self.round,
             "clients": clients,
             "mean": mean,
             "server": dict(self.strategy.metrics()),
             "score": score,
             "bytes": traffic(self.names, train, evaluate),
-            "failures": failures(self.names, train, evaluate),
-            "absent": [self.names[partition] for partition in self.grid.missing()],
+            "failures": failed,
+            "absent": absent,
             "notes": notes,
             "privacy": account.record() if (account := self.strategy.privacy()) else None,
             "seconds": {phase: round(value, 4) for phase, value in self._clock.seconds.items()},
@@ -337,7 +339,7 @@ class RoundLoop:
         self.run.log_round(record)
         if self._is_due(self.config.checkpoint.every) or self.stop.best_round == self.round:
             self._save_checkpoint(arrays)
-        lost = {*record["absent"], *(failure["client"] for failure in record["failures"])} - clients.keys()
+        lost = {*absent, *(failure["client"] for failure in failed)} - clients.keys()
         metrics = {"mean": mean, "clients": clients, "score": dict(score), "without": sorted(lost)}
         self.run.emit("round", round=self.round, rounds=self.config.run.rounds, **metrics)
         self._clock.reset()

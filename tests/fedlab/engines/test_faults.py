@@ -185,6 +185,8 @@ def test_whoever_is_back_is_used_again_by_a_server_that_was_killed_too(play):
     last = play.rounds[2]
     assert took_part(last) == took_part(last, "evaluate") == set(CLIENTS)
     assert (last["failures"], last["absent"]) == ([], [])
+    assert play.told(event="round", round=1)[0]["without"] == ["optdigits", "usps"]
+    assert play.told(event="round", round=2)[0]["without"] == []
     for name, command in play.clients.items():
         assert "round 2 of 2: tested" in command.said
         assert f"the model is in clients/{name}" in command.said
