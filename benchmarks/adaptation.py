@@ -33,8 +33,8 @@ Scores = dict[str, dict[str, float]]  # client -> metric -> value
 
 def percent(scores: list[Scores], metric: str) -> np.ndarray:
     """Values (seeds, clients + 1) of a metric; the last column is the mean over clients."""
-    values = 100 * np.array([[run[client][metric] for client in scores[0]] for run in scores])
-    return np.column_stack([values, values.mean(1)])
+    found = [{client: metrics[metric] for client, metrics in run.items()} for run in scores]
+    return cells.by_client(found, list(max(scores, key=len)))
 
 
 def row(table: Table, title: str, scores: list[Scores], metric: str) -> None:

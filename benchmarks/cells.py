@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -69,12 +69,27 @@ def table(title: str, columns: Iterable[str]) -> Table:
 
 
 def spread(values: Any) -> str:
-    """Mean and standard deviation over seeds."""
+    """Mean and standard deviation over seeds; of a single one, which has no deviation, the value alone."""
     values = np.asarray(values, dtype=float)
-    return f"{values.mean():.1f} ± {values.std(ddof=1) if len(values) > 1 else 0:.1f}"
+    return f"{values.mean():.1f}" + (f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else "")
 
 
 def gain(values: Any) -> str:
-    """Mean, standard deviation and least value of a paired difference over seeds."""
+    """Mean, standard deviation and least value of a paired difference over seeds; of a single one the value alone."""
     values = np.asarray(values, dtype=float)
-    return f"{values.mean():+.1f} ± {values.std(ddof=1) if len(values) > 1 else 0:.1f} (≥ {values.min():+.1f})"
+    return f"{values.mean():+.1f}" + (f" ± {values.std(ddof=1):.1f} (≥ {values.min():+.1f})" if len(values) > 1 else "")
+
+
+def by_client(scores: Sequence[Mapping[str, float]], clients: Sequence[str]) -> np.ndarray:
+    """Values (seeds, clients + 1) in percent of the clients in this order; the last column is their mean.
+
+    Raises
+    ------
+    SystemExit
+        When a client has no value, without which the mean would be another one.
+    """
+    for number, one in enumerate(scores):
+        if missing := [client for client in clients if client not in one]:
+            raise SystemExit(f"run {number} of a row has no test of {', '.join(missing)} after its last round")
+    values = 100 * np.array([[one[client] for client in clients] for one in scores])
+    return np.column_stack([values, values.mean(1)])

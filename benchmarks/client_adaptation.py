@@ -13,7 +13,7 @@ Every run stays in ``--runs``; a run that is already there is read, not repeated
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -139,15 +139,10 @@ def fit_head(head: nn.Module, z: torch.Tensor, y: torch.Tensor, steps: int = 600
     return head.requires_grad_(False).eval()
 
 
-def percent(scores: list[dict[str, float]]) -> np.ndarray:
-    """Values (seeds, clients + 1) in percent; the last column is the mean over clients."""
-    values = 100 * np.array([list(one.values()) for one in scores])
-    return np.column_stack([values, values.mean(1)])
-
-
-def scores_of(row: Row, results: list[Result]) -> np.ndarray:
+def scores_of(row: Row, results: list[Result], clients: Sequence[str]) -> np.ndarray:
     """Accuracy of a row (seeds, clients + 1) in percent."""
-    return percent([{name: one[row.metric] for name, one in result.final().items()} for result in results])
+    finals = [{name: one[row.metric] for name, one in result.final().items()} for result in results]
+    return cells.by_client(finals, clients)
 
 
 def seconds(result: Result) -> float:
@@ -177,19 +172,19 @@ def main() -> None:
         ceiling = [pool.submit(head_ceiling, shared, s, options.runs) for s in options.seeds if not options.no_ceiling]
         results = {name: [future.result() for future in futures] for name, futures in waiting.items()}
         ceilings = [future.result() for future in ceiling]
-    source = scores_of(ROWS["source_only"], results["source_only"])
-    clients = list(results["source_only"][0].final())
+    clients = saved_config(RunDirectory.open(results["source_only"][0].directory)).workload.clients
+    source = scores_of(ROWS["source_only"], results["source_only"], clients)
     title = f"accuracy in percent, mean ± standard deviation over seeds {options.seeds}"
     table = cells.table(title, ("", *clients, "mean", "over source only", "seconds", "MB"))
     for name in names:
         row, done = ROWS[name], results[name]
-        found = scores_of(row, done)
+        found = scores_of(row, done, clients)
         sent = np.mean([one.bytes("train_down") + one.bytes("train_up") for one in done]) / len(clients) / 1e6
         spent = np.mean([seconds(one) for one in done])
         paired = cells.gain(found[:, -1] - source[:, -1])
         table.add_row(row.title, *map(cells.spread, found.T), paired, f"{spent:.1f}", f"{sent:.2f}")
     if ceilings:
-        table.add_row("head ceiling", *map(cells.spread, percent(ceilings).T), "", "", "")
+        table.add_row("head ceiling", *map(cells.spread, cells.by_client(ceilings, clients).T), "", "", "")
     Console(width=160).print(table)
 
 

@@ -8,7 +8,7 @@ A case is one source, one target and one seed: source only, then ``source_free``
 client, with the bits that it has in a run. Kept of it are features and predictions of the G that was sent, of the new
 one, of those with weights between them and, if asked for, of a second training, and the labels to judge them by. A
 rule is chosen on all groups of cases but one and judged on that one, for each group in turn. Cases that are already in
-``--runs`` are read, not repeated.
+``--runs`` are read, not repeated; the tables are of all that were collected with the same overrides.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from benchmarks import cells, guard_rules
 from benchmarks.adapted_clients import FinishedRun
 from benchmarks.client_adaptation import PROXIES
 from benchmarks.guard_rules import AGAIN, OPTIONS, SHARES, accuracy, mixed
+from fedlab.comparison.grid import config_hash
 from fedlab.config.presets import parse_overrides
 from fedlab.config.sections import Value
 from fedlab.data.images.office import OFFICE
@@ -74,9 +75,16 @@ def collect(setting: Setting, seed: int, asked: argparse.Namespace) -> None:
     overrides = {**shared, **setting.options, "seed": seed, "evaluate_every": 100}
     run = FinishedRun(cells.one_run(setting.preset, overrides, asked.runs))
     for partition, name in enumerate(run.workload.clients):
-        path = asked.runs / "guard" / f"{setting.group}-{run.workload.source}-{name}-{seed}.pt"
+        path = folder_of(asked) / f"{setting.group}-{run.workload.source}-{name}-{seed}.pt"
         if name in (asked.targets or [name]) and not path.exists():
             keep(case(run, setting.group, partition, asked.again), path)
+
+
+def folder_of(asked: argparse.Namespace) -> Path:
+    """Where cases of these overrides are kept: those of others stand in no table of theirs."""
+    given = parse_overrides(asked.overrides)
+    folder: Path = asked.runs / (f"guard-{config_hash(given)}" if given else "guard")
+    return folder
 
 
 def case(run: FinishedRun, group: str, partition: int, again: bool = False) -> dict[Any, Any]:
@@ -145,7 +153,7 @@ def main() -> None:
             source = next(value for name, value in setting.options.items() if name.endswith(".source"))
             if setting.group in options.groups and source in (options.sources or [source]):
                 collect(setting, seed, options)
-    files = sorted((options.runs / "guard").glob("*.pt"))
+    files = sorted(folder_of(options).glob("*.pt"))
     guard_rules.show([guard_rules.case_of(file) for file in files])
 
 

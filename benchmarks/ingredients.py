@@ -23,7 +23,7 @@ from torch import nn
 
 from benchmarks import cells
 from benchmarks.adapted_clients import FinishedRun
-from benchmarks.client_adaptation import PROXIES, base_run, percent
+from benchmarks.client_adaptation import PROXIES, base_run
 from fedlab.comparison.grid import config_hash
 from fedlab.config.presets import parse_overrides
 from fedlab.config.sections import Value
@@ -122,7 +122,10 @@ def main() -> None:
         }
         found = {name: [one.result() for one in each] for name, each in waiting.items()}
     clients = options.targets.split(",")
-    scores = {name: percent([dict(zip(clients, one, strict=True)) for one in each]) for name, each in found.items()}
+    scores = {
+        name: cells.by_client([dict(zip(clients, one, strict=True)) for one in each], clients)
+        for name, each in found.items()
+    }
     title = f"accuracy in percent after {options.steps} steps, mean ± standard deviation over seeds {options.seeds}"
     table = cells.table(title, ("changed", *clients, "mean", "to all of it"))
     for name, values in scores.items():

@@ -4,12 +4,13 @@
     python -m benchmarks.privacy --examples 300 --epsilon none 8 --mechanisms moments --draws 10
 
 One round of the preset's clients after the server's pre-training, each with a random part of its domain's training
-images; the same model, images and test sets for every line. Set FEDLAB_DATA to a folder of whole sets, or no client has
-6,000 images. Epsilon is that of each example over a run of as many rounds as the preset has, at delta 1e-5: the noise
-is that of one of these rounds. *off* is DualAdapt's upload as it is. *moments* and *gradients* are the values of
-``dualadapt.local_privacy``; *none* goes the same way without noise, so that it shows what the detour costs by itself
-(of gradients: clipping, samples, and labels of F_g's own). Accuracy is that of F_g and F_l together (``average``) on
-the clients' test images, in percent, mean over clients; F_g alone is in the last line.
+images; the same model, images and test sets for every line. Set FEDLAB_DATA to a folder of whole sets, or no client
+has 6,000 images; the line below the table says which clients have fewer than a column asks for. Epsilon is that of
+each example over a run of as many rounds as the preset has, at delta 1e-5: the noise is that of one of these rounds.
+*off* is DualAdapt's upload as it is. *moments* and *gradients* are the values of ``dualadapt.local_privacy``; *none*
+goes the same way without noise, so that it shows what the detour costs by itself (of gradients: clipping, samples,
+and labels of F_g's own). Accuracy is that of F_g and F_l together (``average``) on the clients' test images, in
+percent, mean over clients; F_g alone is in the last line.
 """
 
 from __future__ import annotations
@@ -91,6 +92,17 @@ def accuracies(config: Config, client: Client, public: Public, releases: Sequenc
     return [100 * value for value in found]
 
 
+def fewer_images(config: Config, counts: Sequence[int]) -> list[str]:
+    """A sentence for each client that has fewer training images than one of these columns says."""
+    own = {name: len(config.workload.data(partition, "train")) for partition, name in enumerate(config.clients)}
+    return [
+        f"{name} has {size:,} images where {count:,} are asked for"
+        for count in counts
+        for name, size in own.items()
+        if size < count
+    ]
+
+
 def main() -> None:
     """Measure what is asked for and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -133,6 +145,7 @@ def main() -> None:
             columns.append(np.array(draws))  # (draws, lines)
     for number, line in enumerate(lines):
         table.add_row(line, *(cells.spread(column[:, number]) for column in columns))
+    table.caption = "; ".join(fewer_images(config, options.examples))
     console.print(table)
 
 

@@ -132,6 +132,7 @@ class RoundLoop:
         self.attempts = Attempts(1 if simulated else config.comm.attempts, self.strategy, self._repeat)
         self._clock = PhaseClock()
         self._notes: list[dict[str, Any]] = []  # about the round, until it is recorded
+        self._failed_attempts: list[PhaseStats] = []  # at the current phase
 
     def run_rounds(self) -> None:
         """Run from the newest checkpoint, or from the start, to the last round."""
@@ -166,9 +167,17 @@ class RoundLoop:
 
     def _repeat(self, note: str) -> None:
         """Prepare another attempt at a phase of the same round."""
+        self._failed_attempts.append(self.grid.stats)
         self._notes.append({"note": note})
         self.events.note(note)
         self._start_round()
+
+    def _phase_stats(self) -> PhaseStats:
+        """Return bytes and failures of the phase, with the bytes of failed attempts at it, which have moved as well."""
+        stats = self.grid.stats
+        while self._failed_attempts:
+            stats.add_bytes(self._failed_attempts.pop())
+        return stats
 
     def _restore(self, server_round: int, state: Mapping[str, Any]) -> ArrayRecord:
         """Go on from a checkpoint."""
@@ -223,7 +232,7 @@ class RoundLoop:
             used = self._agreed(messages, replies)
             aggregated, _ = self.strategy.aggregate_train(self.round, used)
             deque(used, maxlen=0)  # a strategy may leave replies unread; failures are known only after the last
-        stats = self.grid.stats
+        stats = self._phase_stats()
         self.budget.exhausted = self._exhausted()
         self.budget.add(sum(stats.down.values()) + sum(stats.up.values()), self._clock.seconds)
         return aggregated if aggregated is not None else arrays, stats
@@ -267,7 +276,7 @@ class RoundLoop:
             self.names[self.grid.partition_of[reply.metadata.src_node_id]]: client_metrics(reply)
             for reply in self._exchange("evaluate", messages, validation.validate_reply)
         }
-        return clients, mean_over(clients, without=(EXAMPLES,)), self.grid.stats
+        return clients, mean_over(clients, without=(EXAMPLES,)), self._phase_stats()
 
     def _is_due(self, every: int) -> bool:
         """Return True in round 0, in the last round, and in every ``every``-th."""

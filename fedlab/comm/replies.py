@@ -43,6 +43,12 @@ class PhaseStats:
     up: dict[int, int] = field(default_factory=dict)
     failures: list[ClientFailure] = field(default_factory=list)
 
+    def add_bytes(self, other: PhaseStats) -> None:
+        """Add the bytes of another attempt at the phase."""
+        for own, more in ((self.down, other.down), (self.up, other.up)):
+            for partition, size in more.items():
+                own[partition] = own.get(partition, 0) + size
+
 
 @runtime_checkable
 class KeepsDeadlines(Protocol):

@@ -44,15 +44,16 @@ def hidden_clients(comparison: Comparison, styles: Sequence[SeriesStyle]) -> int
 def curve_figures(comparison: Comparison, styles: Sequence[SeriesStyle]) -> list[Drawing]:
     """Return the metric by round: the mean over clients, then client by client, with bands of the range over seeds.
 
+    A point is the mean over all seeds, of which one that has ended counts with its end, or there is none.
     Of many clients, the median and the worst tenth stand in place of single clients.
     """
-    frame, keys = comparison.frame, comparison.keys
+    frame = comparison.frame
     rounds = sorted(int(number) for number in frame["round"].unique())
     parts = {"mean over clients": comparison.curves} if len(comparison.clients) > 1 else {}
     if comparison.has_many_clients:
         parts |= _distribution_parts(comparison)
     parts |= {client: frame[frame["client"] == client] for client in drawn_clients(comparison, styles)}
-    panels = {title: [_curve(part, keys, style, rounds) for style in styles] for title, part in parts.items()}
+    panels = {title: [_curve(part, comparison, style, rounds) for style in styles] for title, part in parts.items()}
     table, metric = comparison.metric_table, comparison.metric
     percent = table.is_fraction(metric)
     ranges = limits(list(panels.values()), BOUNDS if percent else (-math.inf, math.inf))
@@ -84,11 +85,37 @@ def _distribution_parts(comparison: Comparison) -> dict[str, pd.DataFrame]:
     return {title: places.assign(score=[of[row] for of in found.values()]) for row, title in titles.items()}
 
 
-def _curve(part: pd.DataFrame, keys: Sequence[str], style: SeriesStyle, rounds: Sequence[int]) -> Curve:
-    own = _own(part, keys, style)
-    by_round = own.groupby("round")["score"].agg(["mean", "min", "max"]).reindex(list(rounds))
-    band = (by_round["min"].tolist(), by_round["max"].tolist()) if own["seed"].nunique() > 1 else None
-    return Curve(style.name, style.slot, by_round["mean"].tolist(), dashes=style.dashes, band=band)
+def _curve(part: pd.DataFrame, comparison: Comparison, style: SeriesStyle, rounds: Sequence[int]) -> Curve:
+    own, ends = _own(part, comparison.keys, style), _ends(comparison, style)
+    scores = _by_seed(own, "score", ends).dropna().reindex(list(rounds))
+    band = (scores.min(axis=1).tolist(), scores.max(axis=1).tolist()) if scores.shape[1] > 1 else None
+    return Curve(style.name, style.slot, scores.mean(axis=1).tolist(), dashes=style.dashes, band=band)
+
+
+def _ends(comparison: Comparison, style: SeriesStyle) -> dict[int, int]:
+    """Return the last round of a variant's runs by seed; budgets and early stopping end them at different ones."""
+    found: dict[int, int] = {}
+    curves = _own(comparison.curves, comparison.keys, style)
+    for seed, number in zip(curves["seed"].tolist(), curves["round"].tolist(), strict=True):
+        found[seed] = max(number, found.get(seed, 0))
+    return found
+
+
+def _by_seed(own: pd.DataFrame, column: str, ends: Mapping[int, int]) -> pd.DataFrame:
+    """Return a column as (rounds, seeds): a run that has ended stays what it was at its end, or is not there.
+
+    Without that, the last points of a mean would be those of the seeds that went on. Seeds without a score are left
+    out.
+    """
+    import pandas as pd
+
+    table = own.dropna(subset=["score"]).groupby(["round", "seed"])[column].mean().unstack("seed")
+    rounds, lines = table.index.tolist(), {}
+    for seed in table.columns.tolist():
+        values, end = table[seed].tolist(), ends[int(seed)]
+        last = values[rounds.index(end)] if end in rounds else math.nan
+        lines[seed] = [value if number <= end else last for number, value in zip(rounds, values, strict=True)]
+    return pd.DataFrame(lines, index=table.index)
 
 
 def _own(part: pd.DataFrame, keys: Sequence[str], style: SeriesStyle) -> pd.DataFrame:
@@ -105,10 +132,7 @@ def _last(comparison: Comparison, values: Sequence[float]) -> str:
 def cost_figures(comparison: Comparison, styles: Sequence[SeriesStyle]) -> list[Drawing]:
     """Return the mean over clients by its cost so far: bytes of training, and seconds without tests."""
     curves = comparison.curves
-    means = {
-        style: _own(curves, comparison.keys, style).groupby("round")[["score", "bytes", "seconds"]].mean().dropna()
-        for style in styles
-    }
+    means = {style: _means(_own(curves, comparison.keys, style), _ends(comparison, style)) for style in styles}
     table, metric = comparison.metric_table, comparison.metric
     percent = table.is_fraction(metric)
     scores = [Curve(style.name, style.slot, part["score"].tolist()) for style, part in means.items()]
@@ -127,6 +151,14 @@ def cost_figures(comparison: Comparison, styles: Sequence[SeriesStyle]) -> list[
         drawing = paths(f"cost-{column}", traces, within=within, percent=percent, alt=alt, x=x, y=y)
         drawings.append(Drawing(f"by {unit} of {_COSTS[column]}", drawing))
     return drawings
+
+
+def _means(own: pd.DataFrame, ends: Mapping[int, int]) -> pd.DataFrame:
+    """Return score, bytes and seconds by round, each the mean over all seeds."""
+    import pandas as pd
+
+    columns = {name: _by_seed(own, name, ends).mean(axis=1, skipna=False) for name in ("score", "bytes", "seconds")}
+    return pd.DataFrame(columns).dropna()
 
 
 def named_figures(comparison: Comparison) -> list[tuple[str, Drawing]]:

@@ -59,6 +59,18 @@ def failing(*phases):
     return fails
 
 
+def test_traffic_of_attempts_that_failed_is_counted(run):
+    """It has crossed the wire, and a budget of bytes is of what has."""
+    lost = failing(("train", 1, 0), ("train", 1, 1), ("train", 1, 1), ("evaluate", 1, 0))
+    found, whole = (one.rounds[1]["bytes"] for one in (run("lost", lost), run("whole")))
+    near, far = whole
+    assert [found[name]["train_down"] for name in whole] == [3 * whole[name]["train_down"] for name in whole]
+    assert found[near]["train_up"] > whole[near]["train_up"]  # it answered twice
+    assert found[far]["train_up"] == whole[far]["train_up"]  # and it failed twice
+    assert [found[name]["evaluate_down"] for name in whole] == [2 * whole[name]["evaluate_down"] for name in whole]
+    assert found[far]["evaluate_up"] > whole[far]["evaluate_up"]
+
+
 def test_a_run_whose_clients_were_away_has_the_bits_of_one_whose_clients_were_not(run):
     lost = failing(("train", 1, 0), ("train", 1, 1), ("train", 1, 1), ("evaluate", 1, 0), ("evaluate", 0, 1))
     found, expected = run("lost", lost), run("whole")

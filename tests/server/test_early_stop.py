@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 
@@ -12,7 +13,7 @@ from fedlab.config.run_options import StopConfig
 from fedlab.errors import ConfigError
 from fedlab.metrics import Metric
 from fedlab.runs.directory import RunDirectory
-from fedlab.runs.metrics import MetricTable
+from fedlab.runs.metrics import MetricTable, mean_over
 from fedlab.server.early_stop import EarlyStop
 from tables import put
 
@@ -75,6 +76,51 @@ def test_without_a_metric_nothing_ends_and_an_unknown_one_is_refused_in_round_1(
         unknown.add(record(1, error=1.0))
     with pytest.raises(ConfigError, match="more or less size"):
         EarlyStop(StopConfig(metric="size"), TABLE).add(record(1, size=1.0))
+
+
+def records_of(near, far):
+    """Records of tests of two clients; None: the client was away."""
+    rounds = [dict(zip(("near", "far"), values, strict=True)) for values in zip(near, far, strict=True)]
+    for number, values in enumerate(rounds):
+        clients = {name: {"accuracy": value} for name, value in values.items() if value is not None}
+        yield {"round": number, "clients": clients, "mean": mean_over(clients), "score": {}}
+
+
+@pytest.mark.parametrize(
+    ("far", "best"),
+    [
+        ([0.40, 0.44, None, 0.52, 0.56, 0.60], 5),  # away once: the mean of that round alone is 0.84
+        ([None, None, 0.40, 0.44, 0.48, 0.52], 5),  # comes late: the mean falls from 0.82 to 0.62
+    ],
+)
+def test_a_hard_client_that_is_away_makes_no_best_round_and_ends_no_run_that_improves(far, best):
+    stop = EarlyStop(StopConfig(metric="accuracy", patience=3), TABLE)
+    stop.restore(records_of([0.80, 0.82, 0.84, 0.86, 0.88, 0.90], far), evaluate_every=1)
+    assert (stop.ended_in, stop.best_round) == (None, best)
+
+
+def test_a_run_that_gets_worse_ends_though_its_hard_client_went():
+    stop = EarlyStop(StopConfig(metric="accuracy", patience=3), TABLE)
+    stop.restore(records_of([0.80, 0.79, 0.78, 0.77], [0.40, None, None, None]), evaluate_every=1)
+    assert (stop.ended_in, stop.best_round) == (3, 0)
+
+
+def test_tests_of_other_clients_for_the_most_part_are_compared_by_their_means():
+    stop = EarlyStop(StopConfig(metric="accuracy", patience=3), TABLE)
+    for number, (client, value) in enumerate([("a", 0.5), ("b", 0.6), ("a", 0.55)]):
+        clients = {client: {"accuracy": value}}
+        stop.add({"round": number, "clients": clients, "mean": mean_over(clients), "score": {}})
+    assert (stop.best, stop.best_round) == (0.6, 1)
+
+
+def test_a_test_that_is_no_finite_number_is_never_the_best():
+    stop = EarlyStop(StopConfig(metric="error", patience=3), TABLE)
+    for number, value in enumerate([math.nan, 0.5, math.inf, 0.4]):
+        stop.add({"round": number, "clients": {}, "mean": {}, "score": {"error": value}})
+    assert (stop.best, stop.best_round) == (0.4, 3)
+    never = EarlyStop(StopConfig(metric="error", patience=1), TABLE)
+    never.add(record(0, error=math.nan))
+    assert never.message(1).endswith("up to round 0; it was never a finite number")
 
 
 def test_a_run_keeps_its_best_round_and_goes_on_with_more_patience(tmp_path, monkeypatch):

@@ -105,7 +105,7 @@ def test_curves_are_means_with_bands_of_the_seeds(comparison):
     lines = page_tables.variants(comparison, comparison.summary())
     frame = comparison.frame
     own = frame[(frame["label"] == "dualadapt") & (frame["client"] == "far") & (frame["round"] == 2)]["score"]
-    curve = learning_curves._curve(frame[frame["client"] == "far"], comparison.keys, lines[1], [0, 1, 2])
+    curve = learning_curves._curve(frame[frame["client"] == "far"], comparison, lines[1], [0, 1, 2])
     assert curve.values[2] == pytest.approx(own.mean())
     assert [edge[2] for edge in curve.band] == [own.min(), own.max()]
     assert "fill-opacity" in learning_curves.curve_figures(comparison, lines)[0].svg

@@ -13,7 +13,7 @@ from scipy import stats
 import fedlab
 import few_clients
 import many_clients
-from fedlab.comparison import coverage, files, page, text_tables
+from fedlab.comparison import coverage, files, learning_curves, page, page_tables, text_tables
 from fedlab.comparison.result import FAILED, FINISHED, Cell, Comparison
 from fedlab.errors import RunError
 from fedlab.metrics import Metric
@@ -196,6 +196,23 @@ def test_the_share_of_the_gap_is_of_the_seeds_that_all_three_have(tmp_path):
     ]
     made = Comparison(tmp_path, "toy", list(range(5)), "low", "accuracy", cells, upper_bound="top")
     assert made.summary().set_index("label").loc["mid", "closed"] == pytest.approx(0.5)
+
+
+def test_a_curve_ends_with_the_mean_of_all_seeds_though_one_of_them_went_on_alone(tmp_path):
+    """A budget in seconds and early stopping end runs at different rounds, and those that go on are no mean."""
+    rounds = {0: [(0.1, 0.1), (0.2, 0.2)], 1: [(0.1, 0.1), (0.3, 0.3), (0.5, 0.5)]}
+    cells = [
+        Cell("high", "s", seed, {}, few_clients.write_run(tmp_path, "high", seed, each, "accuracy_average"), FINISHED)
+        for seed, each in rounds.items()
+    ]
+    made = Comparison(tmp_path, "toy", [0, 1], "high", "accuracy", cells)
+    styles = page_tables.variants(made, made.summary())
+    drawings = [*learning_curves.curve_figures(made, styles), *learning_curves.cost_figures(made, styles)]
+    texts = [drawing.picture.alt for drawing in drawings]
+    assert made.summary()["mean"].tolist() == pytest.approx([0.35])
+    assert texts[0] == "accuracy by round, mean over clients; at the end high 35.0 %"
+    assert texts[-2] == "accuracy by bytes: high 35.0 % after 440 B"
+    assert texts[-1] == "accuracy by seconds: high 35.0 % after 5 seconds"
 
 
 def test_a_servers_metric_never_stands_beside_that_of_clients(comparison, tmp_path):
