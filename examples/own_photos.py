@@ -3,7 +3,7 @@
 Run it from the folder of this file, on folders as docs/how-to/photos.md describes them::
 
     fedlab run adapt-photos workload=own_photos:SPEC data.root=FOLDER own_photos.width=64
-    fedlab predict runs/adapt-photos-0 --client NAME PICTURES
+    fedlab predict runs/adapt-photos-0 --client NAME FOLDER/NAME
 """
 
 from dataclasses import replace
