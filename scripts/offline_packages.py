@@ -132,7 +132,10 @@ def main() -> None:
     parser.add_argument("--without", nargs="*", default=[], metavar="NAME", help="packages to leave out, such as ray")
     parser.add_argument("--out", type=Path, default=Path("packages.tar.xz"))
     options = parser.parse_args()
-    lines = options.there.read_text(encoding="utf-8").splitlines() if options.there else []
+    try:
+        lines = options.there.read_text(encoding="utf-8").splitlines() if options.there else []
+    except (OSError, UnicodeDecodeError) as error:
+        parser.error(f"--there {options.there} cannot be read ({error}); name a text file with a package on each line")
     there = {re.split(r"[=<>~!\s;\[]", line.strip())[0] for line in lines if line.strip()}
     packages = sorted(needed(PACKAGE, {*TORCH, *there, *options.without}, options.python))
     print(" ".join(packages))

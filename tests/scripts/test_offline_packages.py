@@ -50,3 +50,13 @@ def test_a_package_without_wheels_is_named(tmp_path, monkeypatch, capfd):
     with pytest.raises(SystemExit, match=r"no wheels for Python 3\.12: see above"):
         offline_packages.install(["no-such-package==1.0"], tmp_path, "3.12")
     assert "no-such-package" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe"])
+def test_a_list_of_packages_that_cannot_be_read_is_named(tmp_path, monkeypatch, capsys, content):
+    if content:
+        (tmp_path / "there.txt").write_bytes(content)
+    monkeypatch.setattr("sys.argv", ["offline_packages", "--there", str(tmp_path / "there.txt")])
+    with pytest.raises(SystemExit) as ended:
+        offline_packages.main()
+    assert ended.value.code == 2 and "there.txt cannot be read" in capsys.readouterr().err
