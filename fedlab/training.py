@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -110,6 +110,19 @@ def check_loss(value: float, name: str, step: int, steps: int) -> None:
             f"{name}: the loss is {value} at step {step} of {steps}; "
             "lower the learning rate, or look at the data for values that are not finite"
         )
+
+
+def check_losses(values: Sequence[float], name: str) -> None:
+    """Validate that the losses of all steps are finite.
+
+    Raises
+    ------
+    RunError
+        When one is not, with the first such step.
+    """
+    if not all(map(math.isfinite, values)):
+        for step, value in enumerate(values, 1):
+            check_loss(value, name, step, len(values))
 
 
 def effective_steps(steps: int, momentum: float) -> float:

@@ -17,7 +17,7 @@ from flwr.serverapp import Grid
 from torch import nn
 
 from fedlab.comm.grid import PartitionGrid
-from fedlab.comm.stacked_replies import StackedContent, stacked_content
+from fedlab.comm.stacked_replies import StackedContent, StackedContents, stacked_content
 from fedlab.comm.tensors import tensor_record as tensor_record
 from fedlab.comm.tensors import tensors_of
 from fedlab.config.lr_schedules import SCHEDULE_FIELDS
@@ -312,11 +312,16 @@ def is_final(server_round: int, rounds: int, config: ConfigRecord) -> bool:
 def client_metrics(reply: Message) -> dict[str, float]:
     """Return a reply's metrics as plain floats."""
     if (stacked := stacked_content(reply)) is not None:
-        metrics = stacked.of.numbers(METRICS, stacked.row)
-        return {key: float(value) for key, value in metrics.items()}
+        return stacked.of.once(("floats", METRICS), _floats)[stacked.row].copy()
     record = reply.content[METRICS]
     assert isinstance(record, MetricRecord)
     return {key: float(value) for key, value in record.items() if isinstance(value, int | float)}
+
+
+def _floats(replies: StackedContents) -> list[dict[str, float]]:
+    """Return the metrics of each of stacked replies as plain floats."""
+    columns = replies.metrics[METRICS]
+    return [dict(zip(columns, map(float, row), strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def drop_none(**values: float | None) -> dict[str, float]:
@@ -378,7 +383,7 @@ def check_weights(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
 
 
 def _check_shapes(model: str, shapes: Mapping[str, torch.Size], state: Mapping[str, torch.Tensor]) -> None:
-    if shapes.keys() == state.keys() and all(state[name].shape == shape for name, shape in shapes.items()):
+    if {name: tensor.shape for name, tensor in state.items()} == shapes:
         return
     foreign = sorted(
         name

@@ -21,7 +21,7 @@ from fedlab.exits import exits_as_errors
 from fedlab.precision import current_precision
 from fedlab.seeds import Stream, in_turn, preserved, seeded
 from fedlab.strategies.protocol import ClientContext, round_of
-from fedlab.training import check_loss
+from fedlab.training import check_losses
 from fedlab.vectorized.draws import NotVectorizable
 from fedlab.vectorized.memory import ClientMemory, measure
 from fedlab.workload import Workload
@@ -269,8 +269,7 @@ class _Batch(Generic[W, R]):
         def answer(position: int) -> None:
             one, (result, losses) = group[position], trained[position]
             try:
-                for step, value in enumerate(losses, 1):
-                    check_loss(value, self.parts.phase, step, len(losses))
+                check_losses(losses, self.parts.phase)
                 self.outcomes[one.number] = (
                     self.parts.reply(self.workload, one.client.message, one.client.context, one.work, result)
                     if stacked is None
@@ -279,7 +278,11 @@ class _Batch(Generic[W, R]):
             except Exception as error:
                 self.outcomes[one.number] = error
 
-        in_turn([one.stream for one in group], answer)
+        if stacked is None:
+            in_turn([one.stream for one in group], answer)
+        else:  # nothing in them is drawn
+            for position in range(len(group)):
+                answer(position)
 
     def _stacked(self, group: Sequence[_Ready[W]], results: Sequence[R]) -> StackedContents | None:
         if not isinstance(self.parts, StacksReplies):

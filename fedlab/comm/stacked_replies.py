@@ -116,21 +116,20 @@ class StackedReply(Message):
     __qualname__ = "Message"  # Flower writes the name of the class into what crosses the wire
 
     def __init__(self, of: StackedContents, row: int, reply_to: Message) -> None:
-        asked, now = reply_to.metadata, time.time()
-        metadata = Metadata(
-            run_id=asked.run_id,
-            message_id="",
-            src_node_id=asked.dst_node_id,
-            dst_node_id=asked.src_node_id,
-            reply_to_message_id=asked.message_id,
-            group_id=asked.group_id,
-            created_at=now,
-            ttl=asked.created_at + asked.ttl - now,
-            message_type=asked.message_type,
-            src_task_id=asked.dst_task_id,
-            dst_task_id=asked.src_task_id,
+        asked, now = reply_to.metadata.__dict__, time.time()
+        metadata = Metadata.__new__(Metadata)  # without the checks of what Flower has checked in the message
+        metadata.__dict__.update(
+            asked,
+            _message_id="",
+            _src_node_id=asked["_dst_node_id"],
+            _dst_node_id=asked["_src_node_id"],
+            _reply_to_message_id=asked["_message_id"],
+            _created_at=now,
+            _ttl=asked["_created_at"] + asked["_ttl"] - now,
+            _src_task_id=asked["_dst_task_id"],
+            _dst_task_id=asked["_src_task_id"],
+            _delivered_at="",
         )
-        metadata.delivered_at = ""
         self.__dict__.update(_metadata=metadata, _content=None, _error=None, stacked=StackedContent(of, row))
 
     @property
