@@ -9,17 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
+from typing import Any
+from weakref import ref
 
 import torch
 from flwr.app import Message, RecordDict
 from torch import Tensor, nn
 
+from fedlab.config.schema import Config
 from fedlab.cuda_graphs import GraphedLoss, kept_models
 from fedlab.data.dataset import ArrayDataset, to_device
 from fedlab.errors import ConfigError
 from fedlab.optimizers import OptimizerSettings
 from fedlab.precision import current_precision
-from fedlab.strategies.protocol import ClientContext, arrays_of, check_state, client_dataset, load, loaded_model
+from fedlab.strategies.protocol import ARRAYS, ClientContext, arrays_of, check_state, client_dataset, load, loaded_model
 from fedlab.training import MovingAverage, resolve_device, to_training_device, train_steps
 from fedlab.workload import Workload, blank_model, missing_columns
 
@@ -115,30 +118,56 @@ def prepare(
     """
     core, options = context.config.run, context.config.client
     data = client_dataset(workload, context, "train") if data is None else data
-    start = arrays_of(message.content)
-    check_state(workload, start)
+    common = _common(workload, message, context.config)
     if missing := missing_columns(workload, data):
         raise ConfigError(
             "this strategy trains on a client's own labels, and this client's training data has none"
             if missing == ["y"]
             else f"this client's training data lacks {', '.join(missing)}, which the workload's loss takes"
         )
-    settings = OptimizerSettings(
-        options.optimizer, options.learning_rate, options.momentum, options.weight_decay, options.max_grad_norm
-    )
-    device = resolve_device(core.device)
     return LocalWork(
-        start,
-        device,
+        common.start,
+        common.device,
         data,
         options.local_steps(len(data)),
         options.batch_size,
-        settings,
+        common.optimizer,
         options.ema_decay,
         accumulate=options.accumulate_steps,
         compile=core.compile,
         cuda_graphs=core.cuda_graphs,
     )
+
+
+@dataclass(frozen=True)
+class _Common:
+    """What clients have in common that read one record of arrays with one configuration."""
+
+    record: ref[Any]
+    workload: Workload
+    config: Config
+    start: Tensors
+    device: torch.device
+    optimizer: OptimizerSettings
+
+
+def _common(workload: Workload, message: Message, config: Config) -> _Common:
+    """Return what a client shares with others, which is found once for all that train at once."""
+    record = message.content[ARRAYS]
+    found = _last[0] if _last else None
+    if found is None or found.record() is not record or found.workload is not workload or found.config is not config:
+        start, own = arrays_of(message.content), config.client
+        check_state(workload, start)
+        settings = OptimizerSettings(
+            own.optimizer, own.learning_rate, own.momentum, own.weight_decay, own.max_grad_norm
+        )
+        asked = ref(record, lambda _: _last.clear())  # so that no arrays are kept for nobody
+        found = _Common(asked, workload, config, start, resolve_device(config.run.device), settings)
+        _last[:] = [found]
+    return found
+
+
+_last: list[_Common] = []
 
 
 Prepare = Callable[[Workload, Message, ClientContext], LocalWork]
