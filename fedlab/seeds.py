@@ -18,7 +18,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -38,8 +38,16 @@ def seed_of(*names: int | str) -> int:
     >>> seed_of(0, "train", 1) == seed_of(0, "train", 1)
     True
     """
-    digest = hashlib.sha256("\x1f".join(f"{type(name).__name__}:{name}" for name in names).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
+    *before, last = names
+    hashed = _hashed(*before).copy()  # of many clients, who differ in their last name only, computed once
+    hashed.update(f"{type(last).__name__}:{last}".encode())
+    return int.from_bytes(hashed.digest()[:8], "big") >> 1
+
+
+@lru_cache(maxsize=16, typed=True)  # 1 and True are different names
+def _hashed(*names: int | str) -> Any:
+    """Return the hash of the names that come before the last."""
+    return hashlib.sha256("".join(f"{type(name).__name__}:{name}\x1f" for name in names).encode())
 
 
 class seeded:

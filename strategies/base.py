@@ -8,6 +8,7 @@ from typing import Any
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
+from fedlab.comm.messages import to_node
 from fedlab.privacy.accounting import PrivacyAccount
 from fedlab.strategies.protocol import ARRAYS, CONFIG, ROUND, partition_by_node
 
@@ -102,11 +103,16 @@ def broadcast(
     config[ROUND] = server_round
     records = {ARRAYS: arrays, CONFIG: config, **(extra or {})}
     shared = RecordDict(records)
-    messages = []
+    messages: list[Message] = []
+    first: Message | None = None  # with the shared content
     for node, partition in partition_by_node(grid).items():
         if partitions is not None and partition not in partitions:
             continue
         own = per_client(partition) if per_client else {}
-        content = RecordDict({**records, **own}) if own else shared
-        messages.append(Message(content, dst_node_id=node, message_type=message_type))
+        if own:
+            messages.append(Message(RecordDict({**records, **own}), dst_node_id=node, message_type=message_type))
+        elif first is None:
+            messages.append(first := Message(shared, dst_node_id=node, message_type=message_type))
+        else:
+            messages.append(to_node(first, node))
     return messages

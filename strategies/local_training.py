@@ -141,7 +141,7 @@ def prepare(
 
 @dataclass(frozen=True)
 class _Common:
-    """What clients have in common that read one record of arrays with one configuration."""
+    """Settings and arrays that clients of one message and one configuration share."""
 
     record: ref[Any]
     workload: Workload

@@ -115,6 +115,7 @@ def test_flower_stays_at_the_edges():
     assert arrows("flwr") <= edges | {
         "fedlab.comm.roster",
         "fedlab.comm.grid",
+        "fedlab.comm.messages",
         "fedlab.comm.replies",
         "fedlab.comm.stacked_replies",
         "fedlab.comm.compression",

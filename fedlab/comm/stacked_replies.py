@@ -8,7 +8,6 @@ the answer for all rows at once.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar, cast
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.app.metadata import Metadata
 
+from fedlab.comm.messages import reply_metadata
 from fedlab.comm.tensors import content_bytes, tensor_record
 from fedlab.vectorized.stacked_states import StackedStates
 
@@ -116,21 +116,9 @@ class StackedReply(Message):
     __qualname__ = "Message"  # Flower writes the name of the class into what crosses the wire
 
     def __init__(self, of: StackedContents, row: int, reply_to: Message) -> None:
-        asked, now = reply_to.metadata.__dict__, time.time()
-        metadata = Metadata.__new__(Metadata)  # without the checks of what Flower has checked in the message
-        metadata.__dict__.update(
-            asked,
-            _message_id="",
-            _src_node_id=asked["_dst_node_id"],
-            _dst_node_id=asked["_src_node_id"],
-            _reply_to_message_id=asked["_message_id"],
-            _created_at=now,
-            _ttl=asked["_created_at"] + asked["_ttl"] - now,
-            _src_task_id=asked["_dst_task_id"],
-            _dst_task_id=asked["_src_task_id"],
-            _delivered_at="",
+        self.__dict__.update(
+            _metadata=reply_metadata(reply_to.metadata), _content=None, _error=None, stacked=StackedContent(of, row)
         )
-        self.__dict__.update(_metadata=metadata, _content=None, _error=None, stacked=StackedContent(of, row))
 
     @property
     def content(self) -> RecordDict:

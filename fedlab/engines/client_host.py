@@ -5,13 +5,14 @@ from __future__ import annotations
 import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from copy import copy, deepcopy
+from copy import deepcopy
 from typing import Any, Protocol, runtime_checkable
 
 from flwr.app import Context, Error, Message, MessageType, RecordDict
 from flwr.common.constant import NUM_PARTITIONS_KEY, PARTITION_ID_KEY, ErrorCode
 from flwr.common.serde import message_from_proto, message_to_proto
 
+from fedlab.comm.messages import with_content
 from fedlab.engines.flower_internals import copy_records
 from fedlab.errors import RunError
 from fedlab.exits import exits_as_errors
@@ -95,9 +96,7 @@ class ClientHost:
             return self.client_app.train_many([self._received(message) for message in messages], contexts)
         contents = {id(message.content): message.content for message in messages}
         copies = {key: (content, copy_records(content)) for key, content in contents.items()}
-        received = [copy(message) for message in messages]
-        for message in received:
-            message.content = copies[id(message.content)][1]
+        received = [with_content(message, copies[id(message.content)][1]) for message in messages]
         replies = self.client_app.train_many(received, contexts)
         readers = Counter(id(message.content) for message in messages)
         if any(readers[key] > 1 and _differ(*both) for key, both in copies.items()):
@@ -129,9 +128,7 @@ class ClientHost:
 
 def by_reference(message: Message) -> Message:
     """Return a message of the same records, of which the receiver may add, replace and delete entries."""
-    received = copy(message)
-    received.content = copy_records(message.content)
-    return received
+    return with_content(message, copy_records(message.content))
 
 
 def _differ(sent: RecordDict, received: RecordDict) -> bool:
