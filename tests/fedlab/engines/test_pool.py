@@ -160,7 +160,8 @@ def alive(folder):
 def test_nothing_is_left_however_the_run_ends(tmp_path, how):
     script = tmp_path / "script.py"
     script.write_text(
-        "import sys; sys.path[:0] = [sys.argv[1]]\n"
+        "import signal, sys; sys.path[:0] = [sys.argv[1]]\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # which a shell's background jobs ignore
         "from pathlib import Path\n"
         "from test_pool import *\n"
         "with task_identity(1, 1):\n"
