@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from fedlab.comparison import frame_rows, statistics
 from fedlab.comparison.data_sets import CriticalDifference
 from fedlab.comparison.frame_rows import SERVER
+from fedlab.comparison.mean_curves import mean_curves
 from fedlab.comparison.summary import COLUMNS, Scores, common_means, rank_rows, summarize
 from fedlab.errors import RunError
 from fedlab.files import write_atomically
@@ -263,15 +264,14 @@ class Comparison:
 
     @cached_property
     def curves(self) -> pd.DataFrame:
-        """One row a cell and round: ``score`` is the plain mean over clients, ``bytes`` their sum, cumulated."""
-        import pandas as pd
+        """One row a cell and round: ``score`` is the plain mean over clients, ``bytes`` their sum, cumulated.
 
-        columns = [*self.keys, "strategy", "seed", "round"]
-        if self.frame.empty:
-            return pd.DataFrame(columns=[*columns, "score", "bytes", "seconds"])
-        return self.frame.groupby(columns, sort=False, as_index=False).agg(
-            {"score": "mean", "bytes": "max", "seconds": "max"}
-        )
+        ``complete`` is False where the mean lacks a client that the cell tested in another round.
+        """
+        keys = [*self.keys, "seed"]
+        places = ((self._place(cell), result) for cell, result in self.results)
+        sampled = {tuple(place[key] for key in keys) for place, result in places if not result.tests_everybody}
+        return mean_curves(self.frame, keys, sampled)
 
     def summary(self) -> pd.DataFrame:
         """Return one row a variant and value of the grid's options; the docs page "comparison" explains each column.
@@ -282,7 +282,7 @@ class Comparison:
         ``wilcoxon_method`` (``exact`` or ``asymptotic``: the distribution of that p-value),
         ``closed`` (fraction of the gap between baseline and upper reference), ``rank``, ``rounds``, ``bytes``,
         ``seconds`` (means over seeds), ``reached`` (seeds that reached the target), ``reach_rounds``, ``reach_bytes``,
-        ``reach_seconds`` (means over seeds; NaN unless all of them did).
+        ``reach_seconds`` (means over seeds; NaN unless all of them did). A round that lacks a client reaches none.
         """
         return self._summary.copy()
 

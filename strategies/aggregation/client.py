@@ -126,8 +126,8 @@ def clipped_change(
 ) -> tuple[dict[str, Tensor], bool]:
     """Return the change of the trainable arrays, float64, scaled to a Euclidean norm of at most ``limit``.
 
-    True comes with it if it had that norm before. The norm is that of all trainable arrays together. A norm of 0 is left
-    as it is, where Flower's function divides by it.
+    True comes with it if it had that norm before. The norm is that of all trainable arrays together. A norm of 0 is
+    left as it is, where Flower's function divides by it.
     """
     change = {name: trained[name].cpu().double() - sent[name].double() for name in sorted(trainable)}
     norm = float(torch.stack([delta.square().sum() for delta in change.values()]).sum().sqrt())

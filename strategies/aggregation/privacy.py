@@ -129,7 +129,7 @@ class ClippingDP(WeightedMean[DpOptions], Generic[DpOptions]):
         self.unclipped = 0.0  # number of updates within the norm
 
     def add_floats(self, update: ClientUpdate, weight: float) -> None:
-        """Add the clipped change, float64; one that its client clipped is above the norm by rounding, and clipped again.
+        """Add the clipped change, float64; one that its client has clipped is above the norm by rounding, if at all.
 
         A sum of float32 models would round, with each client, all that was added before it, by more than the noise of a
         large cohort's mean is made for (Casacuberta et al., CCS 2022).

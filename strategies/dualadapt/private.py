@@ -130,7 +130,7 @@ def plain_features(model: nn.Module, data: ArrayDataset, device: torch.device) -
 
 def alone(function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
     """Return a function of rows (rows, ...) that treats each by itself, to the bit as with any number of others."""
-    return torch.cat([function(part) for part in filled_up(rows, BATCH).split(BATCH)])[: len(rows)]
+    return torch.cat([function(part) for part in torch.split(filled_up(rows, BATCH), BATCH)])[: len(rows)]
 
 
 def filled_up(rows: Tensor, size: int) -> Tensor:

@@ -121,7 +121,7 @@ def fit_private_head(
     mean_probs = (p_global + alone(partial(probabilities, start), z)) / 2 if start else p_global
     weights = torch.ones(len(z), device=z.device)
     if options.client_weights:  # not normalized to mean 1, which would look at all examples; clipping sets the scale
-        log_prob = alone(source.log_prob, z).nan_to_num(-torch.inf)  # NaN would end the round, and tell that it was there
+        log_prob = alone(source.log_prob, z).nan_to_num(-torch.inf)  # NaN would end the round, and tell of itself
         weights = conformal.conformal_p_value(log_prob, quantiles).to(z)
     columns = {"z": z, "labels": mean_probs.argmax(1), "weights": weights, "p_global": p_global}
     rates, optimizer = cosine_rates(training.learning_rate, release.steps), Adam(local.parameters(), 0.0)

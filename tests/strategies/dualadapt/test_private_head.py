@@ -113,7 +113,9 @@ def test_a_gradient_is_taken_to_the_bit_as_if_the_sample_had_no_other(z):
     p, seen = probabilities(head, z), []
     columns = {"z": z, "labels": p.argmax(1), "weights": torch.ones(EXAMPLES), "p_global": p}
     for count in (1, 2, 16):
-        rows = {name: torch.cat([column[:1], torch.zeros_like(column[: count - 1])]) for name, column in columns.items()}
+        rows = {
+            name: torch.cat([column[:1], torch.zeros_like(column[: count - 1])]) for name, column in columns.items()
+        }
         rows["z"][1:] = torch.nan  # whose gradients count as 0
         seen.append(private_head.clipped_sum(head, rows, 0.1, CLIP))
     assert all(torch.equal(one[name], seen[0][name]) for one in seen for name in one)
