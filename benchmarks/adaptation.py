@@ -94,8 +94,12 @@ def main() -> None:
         table.add_row(title, *map(cells.gain, (found - source_only).T))
     if options.bound:
         gap = percent(bound, "accuracy") - source_only
-        closed = 100 * (percent(personal, "accuracy_personal") - source_only).mean(0) / gap.mean(0)
-        table.add_row("share of the gap, personal", *(f"{part:.0f} %" for part in closed))
+        gains = percent(personal, "accuracy_personal") - source_only
+        shares = [cells.share_of_gap(*columns) for columns in zip(gains.T, gap.T, strict=True)]
+        table.add_row("share of the gap, personal", *shares)
+        if cells.MISSING in shares:
+            why = "one seed, which has no interval" if len(options.seeds) == 1 else "its 95 % interval over seeds holds 0"
+            table.caption = f"{cells.MISSING}: the gap from source only to the supervised bound may be none ({why})"
     Console(width=140).print(table)
 
 
