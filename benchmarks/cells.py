@@ -84,7 +84,7 @@ def gain(values: Any) -> str:
 def share_of_gap(gain: Any, gap: Any) -> str:
     """Part of a mean gap over seeds that a mean gain closes, in percent; a dash where the gap may be none.
 
-    That is where its 95 % interval holds 0, and of a single seed, which has no interval.
+    That is where its 95 % interval is not above 0, and of a single seed, which has no interval.
     """
     share = statistics.closed(float(np.mean(gain)), statistics.interval(gap))
     return MISSING if np.isnan(share) else f"{100 * share:.0f} %"

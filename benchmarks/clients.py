@@ -214,7 +214,7 @@ def main() -> None:
     asked.rows = asked.rows or list(HOST_ROWS if asked.host else ROWS)
     if asked.host and (others := [row for row in asked.rows if row not in HOST_ROWS]):
         parser.error(
-            f"--host measures the CPU of one process, which does all the work in rows {', '.join(HOST_ROWS)} alone, and "
+            f"--host measures the CPU of one process, which does all the work in {', '.join(HOST_ROWS)} alone, and "
             f"--rows names {', '.join(others)}; leave these out"
         )
     console, measured, empty = Console(width=110), list[Measured](), list[Measured]()
