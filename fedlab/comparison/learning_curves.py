@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from fedlab.comparison import page_tables
 from fedlab.comparison.page_tables import SeriesStyle
 from fedlab.report.charts import Drawing, Key
-from fedlab.report.figures import Curve, Trace, limits, panel, paths
+from fedlab.report.panels import Curve, Trace, limits, panel, paths
 from fedlab.report.rank_diagram import rank_diagram
 from fedlab.runs.client_distribution import WORST, distribution
 from fedlab.runs.formatting import p_value

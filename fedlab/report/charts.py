@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from fedlab.report.figures import REFERENCE, SLOTS, Curve, Plot, bars, dashes, limits, panel, slots
+from fedlab.report.figures import REFERENCE, SLOTS, Plot, dashes, slots
+from fedlab.report.panels import Curve, bars, limits, panel
 from fedlab.report.run_tables import TableCell, TableRow, client_names, primary_group
 from fedlab.runs.client_distribution import FEW, WORST, distributions
 from fedlab.runs.formatting import MISSING, elapsed, human_bytes

@@ -15,7 +15,8 @@ from fedlab.config.sections import to_toml
 from fedlab.metrics import Metric
 from fedlab.registry import find, load_config
 from fedlab.report import charts, commands, run_tables
-from fedlab.report.figures import REFERENCE, SLOTS, Curve, limits, panel, slots
+from fedlab.report.figures import REFERENCE, SLOTS, slots
+from fedlab.report.panels import Curve, limits, panel
 from fedlab.report.run_page import render, write_report
 from fedlab.runs.formatting import elapsed
 from fedlab.runs.metrics import MetricTable

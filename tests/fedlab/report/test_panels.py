@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from fedlab.report.figures import Curve, limits
+from fedlab.report.panels import Curve, limits
 
 
 def test_an_axis_holds_the_band_around_a_line():
