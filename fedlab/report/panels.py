@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from matplotlib.ticker import FuncFormatter, MaxNLocator
@@ -12,11 +13,16 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from fedlab.report.figures import DASHES, RULE, LegendEntry, Palette, Plot
 
 STEPS = (1, 2, 5, 10)  # between ticks
+Members = frozenset[Any]  # of a mean
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One line of a panel: a value for each round, NaN where there is none; ``band`` is (low, high) around it."""
+    """One line of a panel: a value for each round, NaN where there is none; ``band`` is (low, high) around it.
+
+    ``members`` are what each value is a mean over. A line breaks where they change, since it would show a jump that
+    nothing but the mean has made, and a value over fewer of them than others has an open dot. Empty: always the same.
+    """
 
     label: str
     slot: int
@@ -24,6 +30,7 @@ class Curve:
     faint: bool = False
     dashes: tuple[float, ...] | None = None  # None: its color's
     band: tuple[Sequence[float], Sequence[float]] | None = None
+    members: Sequence[Members] = ()
 
     @property
     def extent(self) -> tuple[float, ...]:
@@ -40,6 +47,31 @@ class Trace:
     x: Sequence[float]
     y: Sequence[float]
     dashes: tuple[float, ...] = ()
+    members: Sequence[Members] = ()  # as of a curve
+
+
+def parts(values: Sequence[float], members: Sequence[Members]) -> list[slice]:
+    """Return the stretches of a line within which its values are means over the same members.
+
+    Examples
+    --------
+    >>> both, one = frozenset("ab"), frozenset("a")
+    >>> parts([0.1, 0.2, 0.5], [both, both, one])
+    [slice(0, 2, None), slice(2, 3, None)]
+    """
+    begins, last = [0], None
+    for at, value in enumerate(values):
+        if members and math.isfinite(value):
+            if last is not None and members[at] != last:
+                begins.append(at)
+            last = members[at]
+    return [slice(*pair) for pair in pairwise([*begins, len(values)])]
+
+
+def lacking(values: Sequence[float], members: Sequence[Members]) -> Members:
+    """Return the members that a line has somewhere, and that one of its values lacks."""
+    known = [of for of, value in zip(members, values, strict=False) if math.isfinite(value)]
+    return frozenset.union(*known) - frozenset.intersection(*known) if known else frozenset()
 
 
 def limits(panels: Sequence[Sequence[Curve]], bounds: tuple[float, float]) -> list[tuple[float, float]]:
@@ -89,29 +121,36 @@ def panel(
     def paint(axes: Any, palette: Palette) -> None:
         places = [rounds[at] for at in measured]
         for curve in curves:
-            color = palette(curve.slot)
+            color, values = palette(curve.slot), [curve.values[at] for at in measured]
+            members = [curve.members[at] for at in measured] if curve.members else ()
             if curve.band:
                 low, high = ([edge[at] for at in measured] for edge in curve.band)
                 axes.fill_between(places, low, high, color=color, alpha=0.16, linewidth=0, clip_on=False)
             pattern = _pattern(curve)
-            axes.plot(
-                places,
-                [curve.values[at] for at in measured],
-                color=color,
-                linestyle=(0, pattern) if pattern else "-",
-                linewidth=1.0 if curve.faint else 1.8,
-                marker="o",
-                # A dot of the line's width shows a value between two gaps, and a larger one each round of a short run.
-                markersize=2.0 if curve.faint else 1.8 if many else 4.5,
-                markeredgewidth=0,
-                clip_on=False,
-            )
+            line = {"linestyle": (0, pattern) if pattern else "-", "linewidth": 1.0 if curve.faint else 1.8}
+            # A dot of the line's width shows a value between two gaps, and a larger one each round of a short run.
+            size = 2.0 if curve.faint else 1.8 if many else 4.5
+            _line(axes, places, values, members, size, color=color, clip_on=False, **line)
         _values_axis(axes, within, percent)
         _rounds_axis(axes, palette, rounds, 0.02 * (rounds[-1] - rounds[0]) or 0.5)
         _titles(axes, "round", y)
 
     legend = tuple(LegendEntry(curve.label, curve.slot, _pattern(curve)) for curve in curves if not curve.faint)
     return Plot(name, alt, paint, legend)
+
+
+def _line(
+    axes: Any, x: Sequence[float], y: Sequence[float], members: Sequence[Members], size: float, **pen: Any
+) -> None:
+    """Draw a line in its parts, with open dots where a value lacks members that others have."""
+    stretches, most = parts(y, members), max(map(len, members), default=0)
+    open_ = {at for at, of in enumerate(members) if len(of) < most}
+    for part in stretches:
+        full = [at - part.start for at in range(part.start, part.stop) if at not in open_]
+        axes.plot(x[part], y[part], marker="o", markersize=size, markeredgewidth=0, markevery=full if open_ else None, **pen)
+        if few := [at - part.start for at in range(part.start, part.stop) if at in open_]:
+            ring = {**pen, "linestyle": "none", "markerfacecolor": "none", "markeredgewidth": 1.2}
+            axes.plot(x[part], y[part], marker="o", markersize=max(size, 4.5), markevery=few, **ring)
 
 
 def _pattern(curve: Curve) -> tuple[float, ...]:
@@ -134,10 +173,10 @@ def paths(
 
     def paint(axes: Any, palette: Palette) -> None:
         for trace in traces:
-            pen = {"color": palette(trace.slot), "clip_on": False, "markeredgewidth": 0}
+            pen: dict[str, Any] = {"color": palette(trace.slot), "clip_on": False}
             line = (0, trace.dashes) if trace.dashes else "-"
-            axes.plot(trace.x, trace.y, linestyle=line, linewidth=1.8, marker="o", markersize=3.0, **pen)
-            axes.plot(trace.x[-1:], trace.y[-1:], marker="o", markersize=7.0, **pen)
+            _line(axes, trace.x, trace.y, trace.members, 3.0, linestyle=line, linewidth=1.8, **pen)
+            axes.plot(trace.x[-1:], trace.y[-1:], marker="o", markersize=7.0, markeredgewidth=0, **pen)
         most = max((at for trace in traces for at in trace.x if math.isfinite(at)), default=0.0) or 1.0
         axes.set_xlim(-0.02 * most, 1.04 * most)
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=STEPS))
