@@ -64,6 +64,7 @@ def render(comparison: Comparison) -> str:
         cells=cells,
         keys=learning_curves.legend(styles),
         curves=learning_curves.curve_figures(comparison, styles) if styles else [],
+        sometimes_missing=learning_curves.sometimes_missing(comparison, styles) if styles else [],
         hidden_clients=learning_curves.hidden_clients(comparison, styles),
         costs=learning_curves.cost_figures(comparison, styles) if styles else [],
         pictures=sample_images(comparison, styles),

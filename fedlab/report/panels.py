@@ -147,7 +147,9 @@ def _line(
     open_ = {at for at, of in enumerate(members) if len(of) < most}
     for part in stretches:
         full = [at - part.start for at in range(part.start, part.stop) if at not in open_]
-        axes.plot(x[part], y[part], marker="o", markersize=size, markeredgewidth=0, markevery=full if open_ else None, **pen)
+        axes.plot(
+            x[part], y[part], marker="o", markersize=size, markeredgewidth=0, markevery=full if open_ else None, **pen
+        )
         if few := [at - part.start for at in range(part.start, part.stop) if at in open_]:
             ring = {**pen, "linestyle": "none", "markerfacecolor": "none", "markeredgewidth": 1.2}
             axes.plot(x[part], y[part], marker="o", markersize=max(size, 4.5), markevery=few, **ring)
@@ -176,7 +178,9 @@ def paths(
             pen: dict[str, Any] = {"color": palette(trace.slot), "clip_on": False}
             line = (0, trace.dashes) if trace.dashes else "-"
             _line(axes, trace.x, trace.y, trace.members, 3.0, linestyle=line, linewidth=1.8, **pen)
-            axes.plot(trace.x[-1:], trace.y[-1:], marker="o", markersize=7.0, markeredgewidth=0, **pen)
+            lacks = len(trace.members[-1]) < max(map(len, trace.members)) if trace.members else False
+            dot = {"markerfacecolor": "none", "markeredgewidth": 1.6} if lacks else {"markeredgewidth": 0}
+            axes.plot(trace.x[-1:], trace.y[-1:], marker="o", markersize=7.0, **dot, **pen)
         most = max((at for trace in traces for at in trace.x if math.isfinite(at)), default=0.0) or 1.0
         axes.set_xlim(-0.02 * most, 1.04 * most)
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=STEPS))
