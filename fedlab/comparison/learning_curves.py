@@ -124,9 +124,9 @@ def _by_seed(own: pd.DataFrame, column: str, ends: Mapping[int, int]) -> pd.Data
 
 
 def _members(comparison: Comparison, style: SeriesStyle, rounds: Sequence[int]) -> list[Members]:
-    """Return the clients that a variant's means are over, each with its seed, in each round; [] where that says nothing.
+    """Return the clients that a variant's means are over, each with its seed, in each round.
 
-    That is of many clients, and where tests are of samples. A run that has ended has those of its end.
+    None are returned of many clients, and where tests are of samples. A run that has ended has those of its end.
     """
     if comparison.has_many_clients or not all(result.tests_everybody for _, result in comparison.results):
         return []

@@ -46,7 +46,7 @@ class Drawing:
     @property
     def svg(self) -> Markup:
         """The figure as an element of a page."""
-        return self.picture.svg if isinstance(self.picture, Plot) else self.picture
+        return self.picture.under(self.title) if isinstance(self.picture, Plot) else self.picture
 
 
 def primary_figures(result: Result) -> tuple[list[Key], list[Drawing]]:
@@ -205,8 +205,9 @@ def _other(number: int, title: str, name: str, curves: list[Curve], result: Resu
     rounds, table = _rounds(result), result.metric_table
     within, alt = limits([curves], (-math.inf, math.inf))[0], _words(title, rounds, curves, table, name)
     percent = table.is_fraction(name)
-    y = " in ".join(filter(None, (table.title(name), "" if percent else table.find(name).unit)))
-    return Drawing(title, panel(f"other-{number}", rounds, curves, within=within, percent=percent, alt=alt, y=y))
+    y, unit = table.title(name), "" if percent else table.find(name).unit
+    plot = panel(f"other-{number}", rounds, curves, within=within, percent=percent, alt=alt, y=y, unit=unit)
+    return Drawing(title, plot)
 
 
 def time_table(result: Result) -> tuple[list[TableRow], Drawing]:

@@ -89,6 +89,8 @@ class Plot:
         Its series. On a page several figures share one legend, so only a PDF has them.
     size, margins
         In points; margins are those left of, below, right of and above the axes.
+    x, y, unit
+        Titles of the axes; the unit is that of the values.
     """
 
     name: str
@@ -97,12 +99,20 @@ class Plot:
     legend: tuple[LegendEntry, ...] = ()
     size: tuple[float, float] = (WIDTH, HEIGHT)
     margins: tuple[float, float, float, float] = MARGINS
+    x: str = ""
+    y: str = ""
+    unit: str = ""
 
     @property
     def svg(self) -> Markup:
         """The figure as an element of a page: without size, colors and letters of its own."""
+        return self.under("")
+
+    def under(self, title: str) -> Markup:
+        """Return the same for a place under a title; titles of axes that are part of it are not written again."""
+        x, y = ("" if _says(title, words) else words for words in (self.x, self.y))
         with rc_context({**_STYLE, "svg.hashsalt": "fedlab"}), io.StringIO() as stream:
-            figure = self._figure(lambda slot: f"#0101{slot:02x}", 0.0)
+            figure = self._figure(lambda slot: f"#0101{slot:02x}", 0.0, x, y)
             figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
             drawing = stream.getvalue()
         body = drawing[drawing.index("</defs>") + len("</defs>") : drawing.rindex("</svg>")]
@@ -126,7 +136,7 @@ class Plot:
             "ytick.labelcolor": INK,
         }
         with rc_context({**_STYLE, **colors}), io.BytesIO() as stream:
-            figure = self._figure(PAPER.__getitem__, LEGEND_ROW * rows)
+            figure = self._figure(PAPER.__getitem__, LEGEND_ROW * rows, self.x, self.y)
             if entries:
                 handles = list(map(_legend_handle, entries))
                 legend = figure.legend(
@@ -137,14 +147,28 @@ class Plot:
             figure.savefig(stream, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
             return stream.getvalue()
 
-    def _figure(self, palette: Palette, below: float) -> Figure:
-        """Draw on a figure of its own, without pyplot, whose state a notebook may be using."""
+    def _figure(self, palette: Palette, below: float, x: str, y: str) -> Figure:
+        """Draw on a figure of its own, without pyplot, whose state a notebook may be using.
+
+        The title of the values lies above their axis, where a reader need not turn the head. A name may hold a dollar
+        sign, which is no formula.
+        """
         (width, height), (left, bottom, right, top) = self.size, self.margins
         whole = height + below
         figure = Figure(figsize=(width / PIXELS_PER_INCH, whole / PIXELS_PER_INCH))
         box = (left / width, (bottom + below) / whole, (width - left - right) / width, (height - bottom - top) / whole)
-        self.paint(figure.add_axes(box), palette)
+        axes = figure.add_axes(box)
+        self.paint(axes, palette)
+        if x:
+            axes.set_xlabel(x, labelpad=3, parse_math=False)
+        if values := " in ".join(filter(None, (y, self.unit))):
+            figure.text(0.0, 1.0, values, ha="left", va="top", parse_math=False)
         return figure
+
+
+def _says(title: str, words: str) -> bool:
+    """Return True if some words are part of a title, whatever their case."""
+    return bool(words and re.search(rf"(?<!\w){re.escape(words)}(?!\w)", title, re.IGNORECASE))
 
 
 def _legend_handle(entry: LegendEntry) -> Line2D:

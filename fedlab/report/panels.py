@@ -103,6 +103,7 @@ def panel(
     percent: bool,
     alt: str,
     y: str = "",
+    unit: str = "",
 ) -> Plot:
     """Return a figure of values by round; a line goes on over rounds in which nothing was measured.
 
@@ -112,7 +113,7 @@ def panel(
         As of :class:`Plot`.
     within
         Range of the axis of values, which is written in percent where ``percent`` is set.
-    y
+    y, unit
         Title of that axis.
     """
     measured = [at for at in range(len(rounds)) if any(math.isfinite(curve.values[at]) for curve in curves)]
@@ -133,10 +134,9 @@ def panel(
             _line(axes, places, values, members, size, color=color, clip_on=False, **line)
         _values_axis(axes, within, percent)
         _rounds_axis(axes, palette, rounds, 0.02 * (rounds[-1] - rounds[0]) or 0.5)
-        _titles(axes, "round", y)
 
     legend = tuple(LegendEntry(curve.label, curve.slot, _pattern(curve)) for curve in curves if not curve.faint)
-    return Plot(name, alt, paint, legend)
+    return Plot(name, alt, paint, legend, x="round", y=y, unit=unit)
 
 
 def _line(
@@ -146,10 +146,8 @@ def _line(
     stretches, most = parts(y, members), max(map(len, members), default=0)
     open_ = {at for at, of in enumerate(members) if len(of) < most}
     for part in stretches:
-        full = [at - part.start for at in range(part.start, part.stop) if at not in open_]
-        axes.plot(
-            x[part], y[part], marker="o", markersize=size, markeredgewidth=0, markevery=full if open_ else None, **pen
-        )
+        full = [at - part.start for at in range(part.start, part.stop) if at not in open_] if open_ else None
+        axes.plot(x[part], y[part], marker="o", markersize=size, markeredgewidth=0, markevery=full, **pen)
         if few := [at - part.start for at in range(part.start, part.stop) if at in open_]:
             ring = {**pen, "linestyle": "none", "markerfacecolor": "none", "markeredgewidth": 1.2}
             axes.plot(x[part], y[part], marker="o", markersize=max(size, 4.5), markevery=few, **ring)
@@ -186,9 +184,9 @@ def paths(
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=STEPS))
         _values_axis(axes, within, percent)
         _plain_axes(axes, palette)
-        _titles(axes, x, y)
 
-    return Plot(name, alt, paint, tuple(LegendEntry(trace.label, trace.slot, trace.dashes) for trace in traces))
+    legend = tuple(LegendEntry(trace.label, trace.slot, trace.dashes) for trace in traces)
+    return Plot(name, alt, paint, legend, x=x, y=y)
 
 
 def bars(name: str, rounds: Sequence[int], stacks: Sequence[Curve], *, alt: str, y: str = "") -> Plot:
@@ -203,9 +201,9 @@ def bars(name: str, rounds: Sequence[int], stacks: Sequence[Curve], *, alt: str,
         axes.set_ylim(0, 1.08 * max(bottom) or 1.0)
         axes.yaxis.set_major_locator(MaxNLocator(4, steps=STEPS))
         _rounds_axis(axes, palette, rounds, 0.6)
-        _titles(axes, "round", y)
 
-    return Plot(name, alt, paint, tuple(LegendEntry(stack.label, stack.slot, bar=True) for stack in stacks))
+    legend = tuple(LegendEntry(stack.label, stack.slot, bar=True) for stack in stacks)
+    return Plot(name, alt, paint, legend, x="round", y=y)
 
 
 def _values_axis(axes: Any, within: tuple[float, float], percent: bool) -> None:
@@ -226,12 +224,3 @@ def _plain_axes(axes: Any, palette: Palette) -> None:
     axes.tick_params(left=False, bottom=False, pad=4)
     axes.grid(axis="y", color=palette(RULE), linewidth=0.8, clip_on=False)
     axes.spines["bottom"].set_color(palette(RULE))
-
-
-def _titles(axes: Any, x: str, y: str) -> None:
-    """Write the titles of the axes; that of the values lies above them, where a reader need not turn the head.
-
-    A name may hold a dollar sign, which is no formula.
-    """
-    axes.set_xlabel(x, labelpad=3, parse_math=False)
-    axes.figure.text(0.0, 1.0, y, ha="left", va="top", parse_math=False)
