@@ -24,7 +24,7 @@ from fedlab.comparison.plan import (
 )
 from fedlab.comparison.planner import plan as plan_request
 from fedlab.comparison.result import FAILED, FINISHED, PENDING, Cell, Comparison
-from fedlab.errors import ConfigError, RunError
+from fedlab.errors import ConfigError, RunError, plural
 from fedlab.files import ensure_home
 from fedlab.runs.result import server_metric_names
 
@@ -206,7 +206,8 @@ def failures(comparison: Comparison) -> str:
     lines = [f"  {cell.name}: {cell.reason}" for cell in comparison.failed]
     return "\n".join(
         [
-            f"{len(lines)} of {len(comparison.cells)} cells failed; the others are kept in {comparison.directory}, "
+            f"{len(lines)} of {plural(len(comparison.cells), 'cell')} failed; the others are kept in "
+            f"{comparison.directory}, "
             "and the same command tries the failed ones again (report.html has all of what they said):",
             *lines,
         ]

@@ -35,6 +35,7 @@ from torch import Tensor
 from fedlab.comm.sampling import Sampler
 from fedlab.config.schema import Config
 from fedlab.config.sections import PositiveFloat
+from fedlab.errors import plural
 from fedlab.models.batchnorm_stats import adapt_batchnorm, batch_norms
 from fedlab.privacy.accounting import PrivacyAccount, Release
 from fedlab.privacy.noise import gaussian_noise
@@ -224,7 +225,7 @@ class AdaptiveClippingDP(ClippingDP[AdaptiveOptions]):
             return ""
         return (
             f"a noise_multiplier of {wanted:g} needs a count_noise of more than {wanted / 2:g}, and it is {noise:g} "
-            f"with {clients} clients"
+            f"with {plural(clients, 'client')}"
         )
 
     def count_noise(self, clients: int) -> float:

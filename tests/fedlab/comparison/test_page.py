@@ -189,7 +189,7 @@ def test_nothing_finished_yet(comparison, tmp_path):
     cells = [Cell("source_only", "source_only", 0, {}, "cells/x"), Cell("a", "a", 0, {}, "cells/y", "failed", "why")]
     text = "".join(Page(render(changed(comparison, tmp_path, cells=cells))).text)
     assert "No cell of this comparison has finished yet." in text
-    assert "1 of 2 cells have not been run yet" in text and "why" in text
+    assert "Not run yet: 1 of 2 cells." in text and "why" in text
 
 
 def test_a_grid_names_its_rows_by_their_options(comparison, tmp_path):

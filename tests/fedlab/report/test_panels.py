@@ -36,9 +36,9 @@ def test_a_title_of_an_axis_is_not_written_again_under_a_title_that_has_it():
     loss = panel("l", [0, 1], [Curve("a", 2, [1.0, 2.0])], within=(0, 3), percent=False, alt="", y="loss", unit="nats")
     assert (texts(loss, "mean"), texts(loss, "loss ↓, on the server")) == (["round", "loss in nats"], ["round", "nats"])
     cost = paths(
-        "c", [Trace("a", 2, [1.0], [0.5])], within=(0, 1), percent=True, alt="", x="MB of traffic", y="accuracy"
+        "c", [Trace("a", 2, [1.0], [0.5])], within=(0, 1), percent=True, alt="", x="MB of use", y="accuracy"
     )
-    assert texts(cost, "by MB of traffic, both ways") == ["accuracy"]
+    assert texts(cost, "by MB of use, both ways") == ["accuracy"]
 
 
 def test_no_title_of_an_axis_of_a_run_s_page_repeats_its_figure_s(tmp_path):

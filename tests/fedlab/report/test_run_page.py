@@ -316,7 +316,7 @@ def test_a_page_of_a_thousand_clients_is_bounded_and_counts_those_that_were_test
     assert table[1][:2] == ["worst tenth", f"{sum(values[:100]):.1f} %"]
     assert [row[0] for row in table[2:]] == ["minimum", "10 %", "25 %", "median", "75 %", "90 %", "maximum", "mean"]
     assert worst[1][1] == f"{100 * values[0]:.1f} %" and len(worst) == 101
-    assert f"{11 * 30} failures of clients" in said and f"{11 * 30 - 100} more are in metrics.jsonl" in said
+    assert f"{11 * 30} failures of clients" in said and f"In metrics.jsonl: {11 * 30 - 100} more." in said
     assert "No result in round" not in said  # those that were not drawn are not missing
 
 
