@@ -88,10 +88,10 @@ def test_over_the_network_a_bug_is_told_without_its_traceback_which_the_owner_ke
     context.node_config.update({"domain": toy.Blobs().clients[1], "state-dir": str(tmp_path)})
     reason = app(without_arrays(), context).error.reason
     assert reason.startswith("in evaluate: KeyError: 'arrays'")
-    assert re.search(r" \(fedlab\.strategies\.protocol:\d+\)$", reason)
+    assert re.search(r" \(fedlab\.strategies\.records:\d+\)$", reason)
     assert "Traceback" not in reason and ".py" not in reason
     (noted,) = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
-    assert noted["reason"].startswith("Traceback") and 'strategies/protocol.py", line' in noted["reason"]
+    assert noted["reason"].startswith("Traceback") and 'strategies/records.py", line' in noted["reason"]
 
 
 @pytest.mark.parametrize(("server_round", "final"), [(2, False), (2, True), (3, False)])

@@ -35,9 +35,7 @@ def test_a_title_of_an_axis_is_not_written_again_under_a_title_that_has_it():
     assert texts(seconds, "Milliseconds of seconds_a") == ["round", "seconds"]  # as words, and no parts of them
     loss = panel("l", [0, 1], [Curve("a", 2, [1.0, 2.0])], within=(0, 3), percent=False, alt="", y="loss", unit="nats")
     assert (texts(loss, "mean"), texts(loss, "loss ↓, on the server")) == (["round", "loss in nats"], ["round", "nats"])
-    cost = paths(
-        "c", [Trace("a", 2, [1.0], [0.5])], within=(0, 1), percent=True, alt="", x="MB of use", y="accuracy"
-    )
+    cost = paths("c", [Trace("a", 2, [1.0], [0.5])], within=(0, 1), percent=True, alt="", x="MB of use", y="accuracy")
     assert texts(cost, "by MB of use, both ways") == ["accuracy"]
 
 
