@@ -47,7 +47,8 @@ from fedlab.files import expand_user
 from fedlab.metrics import FRACTION, Metric
 from fedlab.models import mpgvae
 from fedlab.models.graph_generator import GraphGenerator
-from fedlab.models.graphnvp import QM9_SIZES, ZINC_SIZES, GraphNVP
+from fedlab.models.graphnvp import GraphNVP
+from fedlab.models.graphnvp_conditioners import QM9_SIZES, ZINC_SIZES
 from fedlab.models.mpgvae import MPGVAE
 from fedlab.seeds import seeded
 from fedlab.training import Progress, null_progress
