@@ -26,7 +26,8 @@ from fedlab.runs.formatting import p_value
 if TYPE_CHECKING:
     import pandas as pd
 
-    from fedlab.comparison.result import Cell, Comparison
+    from fedlab.comparison.cell import Cell
+    from fedlab.comparison.result import Comparison
 
 CHANCE = 0.05  # p-values from here on are called chance
 SCRIPT = (template.FOLDER / "sort.js").read_text(encoding="utf-8")

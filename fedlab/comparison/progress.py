@@ -13,9 +13,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from fedlab.comparison import files, text_tables
+from fedlab.comparison.cell import FAILED, Cell
 from fedlab.comparison.earlier import earlier_comparisons
 from fedlab.comparison.plan import ComparisonPlan
-from fedlab.comparison.result import FAILED, Cell, Comparison
+from fedlab.comparison.result import Comparison
 from fedlab.comparison.terminal_tables import as_rich_table, drop_columns
 from fedlab.errors import plural
 from fedlab.runs.formatting import elapsed

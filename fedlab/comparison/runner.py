@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from fedlab import launch
 from fedlab.comparison import cells, earlier, files, workers
+from fedlab.comparison.cell import FAILED, FINISHED, PENDING, Cell
 from fedlab.comparison.cluster.schedule import run_on
 from fedlab.comparison.objects import Preset, Strategies, named_preset, named_strategies
 from fedlab.comparison.plan import (
@@ -23,7 +24,7 @@ from fedlab.comparison.plan import (
     NullListener,
 )
 from fedlab.comparison.planner import plan as plan_request
-from fedlab.comparison.result import FAILED, FINISHED, PENDING, Cell, Comparison
+from fedlab.comparison.result import Comparison
 from fedlab.errors import ConfigError, RunError, plural
 from fedlab.files import ensure_home
 from fedlab.runs.result import server_metric_names

@@ -15,8 +15,9 @@ import pytest
 
 import few_clients
 from fedlab.comparison import client_panels, learning_curves, page_tables
+from fedlab.comparison.cell import FINISHED, Cell
 from fedlab.comparison.page import render, summary, write_comparison
-from fedlab.comparison.result import FINISHED, Cell, Comparison
+from fedlab.comparison.result import Comparison
 from fedlab.runs.formatting import human_bytes
 from pages import Page
 

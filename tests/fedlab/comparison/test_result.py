@@ -14,7 +14,8 @@ import fedlab
 import few_clients
 import many_clients
 from fedlab.comparison import coverage, files, learning_curves, page, page_tables, text_tables
-from fedlab.comparison.result import FAILED, FINISHED, Cell, Comparison
+from fedlab.comparison.cell import FAILED, FINISHED, Cell
+from fedlab.comparison.result import Comparison
 from fedlab.errors import RunError
 from fedlab.metrics import Metric
 from fedlab.runs.directory import RunDirectory
