@@ -21,6 +21,7 @@ from rich.table import Table
 from benchmarks import cells
 from fedlab.config.presets import parse_overrides
 from fedlab.config.sections import Value
+from fedlab.runs.formatting import MISSING
 from fedlab.runs.result import Result
 
 # The bound of a target: the pre-trained model fine-tuned on that target's own labels, alone, as many steps as a server
@@ -94,8 +95,12 @@ def main() -> None:
         table.add_row(title, *map(cells.gain, (found - source_only).T))
     if options.bound:
         gap = percent(bound, "accuracy") - source_only
-        closed = 100 * (percent(personal, "accuracy_personal") - source_only).mean(0) / gap.mean(0)
-        table.add_row("share of the gap, personal", *(f"{part:.0f} %" for part in closed))
+        gains = percent(personal, "accuracy_personal") - source_only
+        shares = [cells.share_of_gap(*columns) for columns in zip(gains.T, gap.T, strict=True)]
+        table.add_row("share of the gap, personal", *shares)
+        if MISSING in shares:
+            why = "one seed has no interval" if len(options.seeds) == 1 else "its 95 % interval is not above 0"
+            table.caption = f"{MISSING}: the gap from source only to the supervised bound may be none ({why})"
     Console(width=140).print(table)
 
 

@@ -13,10 +13,11 @@ import numpy as np
 from rich.table import Table
 
 from fedlab import launch
-from fedlab.comparison import cells
+from fedlab.comparison import cells, statistics
 from fedlab.comparison.cells import CheckpointRef
 from fedlab.comparison.grid import config_hash
 from fedlab.config.sections import Overrides, Value
+from fedlab.runs.formatting import MISSING
 from fedlab.runs.result import Result
 
 
@@ -78,6 +79,15 @@ def gain(values: Any) -> str:
     """Mean, standard deviation and least value of a paired difference over seeds; of a single one the value alone."""
     values = np.asarray(values, dtype=float)
     return f"{values.mean():+.1f}" + (f" ± {values.std(ddof=1):.1f} (≥ {values.min():+.1f})" if len(values) > 1 else "")
+
+
+def share_of_gap(gain: Any, gap: Any) -> str:
+    """Part of a mean gap over seeds that a mean gain closes, in percent; a dash where the gap may be none.
+
+    That is where its 95 % interval is not above 0, and of a single seed, which has no interval.
+    """
+    share = statistics.closed(float(np.mean(gain)), statistics.interval(gap))
+    return MISSING if np.isnan(share) else f"{100 * share:.0f} %"
 
 
 def by_client(scores: Sequence[Mapping[str, float]], clients: Sequence[str]) -> np.ndarray:

@@ -201,9 +201,8 @@ def as_json(measured: Sequence[Measured]) -> list[dict[str, Any]]:
 def main() -> None:
     """Measure what was asked for, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--rows", nargs="+", choices=list(ROWS), default=list(ROWS), metavar="ROW", help=", ".join(ROWS)
-    )
+    rows = f"{', '.join(ROWS)}; with --host {', '.join(HOST_ROWS)}"
+    parser.add_argument("--rows", nargs="+", choices=list(ROWS), metavar="ROW", help=rows)
     networks = [name for name in NETWORKS if name not in ("empty", "tiny")]
     parser.add_argument("--networks", nargs="+", choices=networks, default=networks)
     parser.add_argument("--cohorts", nargs="+", type=int, default=[50, REGISTERED], help="clients a round")
@@ -212,6 +211,12 @@ def main() -> None:
     parser.add_argument("--no-empty", action="store_true", help="leave out the rounds without work")
     parser.add_argument("--json", type=Path, help="file for all figures")
     asked = parser.parse_args()
+    asked.rows = asked.rows or list(HOST_ROWS if asked.host else ROWS)
+    if asked.host and (others := [row for row in asked.rows if row not in HOST_ROWS]):
+        parser.error(
+            f"--host measures the CPU of one process, which does all the work in {', '.join(HOST_ROWS)} alone, and "
+            f"--rows names {', '.join(others)}; leave these out"
+        )
     console, measured, empty = Console(width=110), list[Measured](), list[Measured]()
     busy, cpus = os.getloadavg()[0], os.cpu_count() or 1
     if busy > cpus / 2:
@@ -224,7 +229,7 @@ def main() -> None:
 
         if asked.host:
             works = [Work("tiny", cohort, cohort, HOST_ROUNDS) for cohort in asked.cohorts]
-            measured += [one(row, work) for row in HOST_ROWS for work in works]
+            measured += [one(row, work) for row in asked.rows for work in works]
         for row in () if asked.host else asked.rows:
             for network in asked.networks:
                 for cohort in asked.cohorts:

@@ -47,6 +47,7 @@ from fedlab.config.presets import parse_overrides
 from fedlab.config.sections import Overrides, Value
 from fedlab.deploy import provision
 from fedlab.engines.processes import LOOPBACK, free_ports
+from fedlab.errors import plural
 from fedlab.files import read_lines
 
 PRESET = "fedavg-digits"
@@ -160,7 +161,7 @@ def own_memory(server: Server) -> float:
 def load(console: Console, counts: list[int], rounds: int, overrides: Overrides, scratch: Path) -> None:
     """Measure a run of each number of clients and print the table."""
     columns = ("clients", "round, s", "server, CPU s", "messages, CPU s", "memory, MB", "SuperLink, MB", "client, MB")
-    table = cells.table(f"{rounds} rounds; medians and means of rounds 2 and later", columns)
+    table = cells.table(f"{plural(rounds, 'round')}; medians and means of rounds 2 and later", columns)
     by_count = []
     for count in counts:
         folder = scratch / f"load-{count}"
@@ -186,7 +187,7 @@ def load(console: Console, counts: list[int], rounds: int, overrides: Overrides,
             f"{each:.0f}",
         )
         console.print(
-            f"{count} clients: {started:.0f} s until the end of round 1; a round {server.seconds:.1f} s, "
+            f"{plural(count, 'client')}: {started:.0f} s until the end of round 1; a round {server.seconds:.1f} s, "
             f"{server.cpu:.2f} CPU s of the server; a message {mean(per_message):.2f} CPU s; "
             + ", ".join(f"{role} {value:.0f} MB" for role, value in roles.items())
         )

@@ -121,7 +121,7 @@ def learn(model: nn.Module, data: ArrayDataset, job: Job, name: str) -> list[flo
 
 def run(job: Job, runs: Path, threads: int) -> dict[str, Any]:
     """Curve and accuracies of a training, read from disk where they are there."""
-    path = runs / f"{job.network}-{config_hash([asdict(job)])}-{job.seed}.json"
+    path = runs / f"{job.network}-{config_hash([asdict(job), 'drawn test images'])}-{job.seed}.json"
     if path.exists():
         return dict(json.loads(path.read_text(encoding="utf-8")))
     with deterministic(threads):
@@ -167,11 +167,9 @@ def trained(job: Job, runs: Path) -> dict[str, Any]:
     if job.kind == MOVED:
         model.load_state_dict(permute_patch_weights(model.state_dict(), orders[kind], SHAPE))
     if job.images and job.images < len(images.y):
-        with seeded("some images", job.seed):
-            rows = torch.randperm(len(images.y))[: job.images]
-        images = LabeledImages(images.x[rows], images.y[rows])
+        images = drawn(images, job.images, "some images", job.seed)
     curve = learn(model, examples(images, orders[kind], mirrored(job.set)), job, "learn")
-    test = LabeledImages(test.x[:TESTED], test.y[:TESTED])
+    test = drawn(test, TESTED, "test images")
 
     def accuracy(name: str) -> float:
         return 100 * accuracy_and_loss(model, examples(test, orders[name], None))["accuracy"]
@@ -182,7 +180,16 @@ def trained(job: Job, runs: Path) -> dict[str, Any]:
     return found
 
 
-TESTED = 4000  # test images, at most
+def drawn(images: LabeledImages, count: int, *stream: str | int) -> LabeledImages:
+    """At most so many images, drawn at random from a stream of this name: a set may be sorted by class."""
+    if len(images.y) <= count:
+        return images
+    with seeded(*stream):
+        rows = torch.randperm(len(images.y))[:count]
+    return LabeledImages(images.x[rows], images.y[rows])
+
+
+TESTED = 4000  # test images, at most; the same for all trainings
 
 
 def permutations(options: Any, start: Callable[[Job], Future[dict[str, Any]]]) -> None:

@@ -161,14 +161,15 @@ def _check_server(message: Message, context: Context) -> None:
         )
 
 
-def _check_consent(store: ClientStore, config: Config, context: Context) -> None:
+def _check_consent(store: ClientStore, config: Config, context: Context, *, trains: bool = True) -> None:
     """Refuse a run that the client's owner has not allowed, or whose next release costs too much privacy.
 
-    The budget is looked at before the first run's demands are kept as what is allowed.
+    The budget is looked at before the first run's demands are kept as what is allowed. A server may ask for a test of a
+    run that the client was never asked to join: then, too, nothing is sent without the noise that the owner wants.
     """
     if store.path is not None:
         ledger = PrivacyLedger.of_client(store.path, context.node_config)
-        ledger.check(config.plugins["strategy"].spec.release(config), config)
+        ledger.check(config.plugins["strategy"].spec.release(config), config, next_release=trains)
     check_consent(store.path, context.node_config, Request.of(config))
 
 
@@ -202,10 +203,7 @@ def _answer(purpose: Literal["train", "evaluate"], message: Message, context: Co
             rejection = message.content.pop(REJECTED_UPDATE)
             store.log_event("refused", round=_field(rejection, "round"), reason=_field(rejection, "reason"))
         config = apply_node_settings(context)
-        if purpose == "train":
-            _check_consent(store, config, context)
-        else:  # whose round may have spent the last of the budget
-            check_consent(store.path, context.node_config, Request.of(config))
+        _check_consent(store, config, context, trains=purpose == "train")
         run, workload, partition = config.run, config.workload, int(context.node_config[PARTITION_ID_KEY])
         functions: ClientFunctions = config.plugins["strategy"].spec.client
         state, progress = _state(message, context, config), progress_of(partition)

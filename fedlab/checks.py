@@ -11,7 +11,7 @@ from fedlab.comm.sampling import read_schedule
 from fedlab.config.lr_schedules import check_length
 from fedlab.config.run_options import DEFAULT_STOP
 from fedlab.config.schema import Config, parse_join_rounds
-from fedlab.errors import ConfigError, DataError, NoServerDataError, name_list
+from fedlab.errors import ConfigError, DataError, NoServerDataError, name_list, plural
 from fedlab.machine import check_threads
 from fedlab.plugins import exists_here_only
 from fedlab.registry import strategies_that_use
@@ -116,7 +116,7 @@ def check_options(config: Config) -> None:
             f"partitions ({name_list(partitions)}); ask for at most {len(partitions)}"
         )
     if run.min_clients > len(names):
-        raise ConfigError(f"min_clients={run.min_clients} is more than the {len(names)} clients of the run")
+        raise ConfigError(f"min_clients={run.min_clients} is more than the run's {plural(len(names), 'client')}")
     for partition, number in parse_join_rounds(run.join_rounds, dict(enumerate(names))).items():
         if number > run.rounds:
             raise ConfigError(

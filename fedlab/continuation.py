@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from fedlab.config.presets import read_preset
 from fedlab.config.schema import Config
 from fedlab.config.sections import Overrides, Value
-from fedlab.errors import ConfigError, FedlabWarning
+from fedlab.errors import ConfigError, FedlabWarning, plural
 from fedlab.files import write_atomically
 from fedlab.registry import find, load_config
 from fedlab.runs.directory import RunDirectory
@@ -93,7 +93,8 @@ def record_continuation(directory: RunDirectory, config: Config) -> None:
     if scheduled and "rounds" in changed:
         _warn(
             f"{scheduled[0]} makes each round depend on the number of rounds, which was {began['rounds']} and is "
-            f"{config.run.rounds} now: the result is not that of a run of {config.run.rounds} rounds from its start"
+            f"{config.run.rounds} now: the result is not that of a run of {plural(config.run.rounds, 'round')} from "
+            "its start"
         )
     if "device" in changed:
         _warn(f"device was {began['device']} and is {options['device']} now: the bits are not those of one device")

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedlab import machine_checks
+from fedlab.errors import plural
 from fedlab.findings import Check, Finding, Levels, enough
 from fedlab.machine import free_memory
 
@@ -198,7 +199,7 @@ def _processor() -> Iterator[Finding]:
 
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     remedy = f"nothing to fix; threads={cpus} may be faster, and gives other bits"
-    yield enough(f"{cpus} CPU{'s' * (cpus > 1)} for {THREADS} threads", cpus, {"note": THREADS}, remedy)
+    yield enough(f"{plural(cpus, 'CPU')} for {THREADS} threads", cpus, {"note": THREADS}, remedy)
 
 
 def _memory() -> Iterator[Finding]:

@@ -111,6 +111,15 @@ def suggest(name: str, known: Iterable[str]) -> str:
     return f"known: {', '.join(known)}." if len(known) <= MAX_NAMES else "nothing known has a name like that."
 
 
+def plural(count: int, thing: str) -> str:
+    """Return how many there are of a thing whose plural ends in s.
+
+    >>> plural(1, "round"), plural(2, "round"), plural(1000, "client")
+    ('1 round', '2 rounds', '1,000 clients')
+    """
+    return f"{count:,} {thing}{'s' * (count != 1)}"
+
+
 def name_list(names: Sequence[str]) -> str:
     """Return names in one line, of a long list the first and last ones.
 

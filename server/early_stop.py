@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fedlab.config.run_options import StopConfig
-from fedlab.errors import ConfigError, suggest
+from fedlab.errors import ConfigError, plural, suggest
 from fedlab.runs.metrics import MetricTable, mean_over
 
 
@@ -121,6 +121,7 @@ class EarlyStop:
         if self.best is not None:
             best = f"the best is {self.table.format(name, self.best)} in round {self.best_round}"
         return (
-            f"the run ends with round {server_round}: {name} had not improved in {self.options.patience} tests up to "
+            f"the run ends with round {server_round}: {name} had not improved in "
+            f"{plural(self.options.patience, 'test')} up to "
             f"round {self.ended_in}; {best}"
         )

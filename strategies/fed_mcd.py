@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from fedlab.config.schema import Config
 from fedlab.data.dataset import Batch
-from fedlab.errors import ConfigError
+from fedlab.errors import ConfigError, plural
 from fedlab.losses.discrepancy import discrepancy
 from fedlab.models.feature_classifier import EnsembleHead, check_parts, features_of, head_of
 from fedlab.optimizers import SGD
@@ -105,7 +105,8 @@ def server(workload: Workload, config: Config, progress: Progress) -> Alternatin
     check_classes(strategy.trainer, config)
     if not training.epochs and 0 < training.steps <= options.generator_steps:
         raise ConfigError(
-            f"option 'client.steps' is {training.steps}, too few for one step B and {options.generator_steps} steps C "
+            f"option 'client.steps' is {training.steps}, too few for one step B and "
+            f"{plural(options.generator_steps, 'step')} C "
             "(option 'fed_mcd.generator_steps')"
         )
     return strategy

@@ -1,41 +1,58 @@
-"""Types of a strategy's server and client sides, and the records of their messages.
+"""Types of a strategy's server and client sides, and what both find here: records of messages and states of models.
 
-A message to a client carries an ArrayRecord ``arrays`` (the model's state by name) and a ConfigRecord ``config`` with
-``server-round``; a reply carries a MetricRecord ``metrics`` with ``num-examples`` and whatever arrays the strategy
-needs. Further records are documented in the strategy's module.
+The records are those of ``records.py``, the states those of ``model_states.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
-from torch import nn
 
 from fedlab.comm.grid import PartitionGrid
-from fedlab.comm.stacked_replies import StackedContent, StackedContents, stacked_content
 from fedlab.comm.tensors import tensor_record as tensor_record
-from fedlab.comm.tensors import tensors_of
 from fedlab.config.lr_schedules import SCHEDULE_FIELDS
 from fedlab.config.schema import Config
 from fedlab.config.sections import Overrides
-from fedlab.data.dataset import ArrayDataset
-from fedlab.errors import IncompatibleWeightsError, RunError
+from fedlab.errors import RunError
 from fedlab.metrics import Metric, Phase
-from fedlab.models.copying import copy_with_state
 from fedlab.privacy.accounting import PrivacyAccount, Release
-from fedlab.runs.client_state import NO_STATE, ClientState
-from fedlab.training import Progress, null_progress, resolve_device
-from fedlab.vectorized.memory import ClientMemory
-from fedlab.workload import Workload, blank_model, model_shapes, model_template
+from fedlab.strategies.client_functions import ClientContext as ClientContext
+from fedlab.strategies.client_functions import ClientFn as ClientFn
+from fedlab.strategies.client_functions import ClientFunctions as ClientFunctions
+from fedlab.strategies.client_functions import ManyClientsFn as ManyClientsFn
+from fedlab.strategies.client_functions import ModelStates as ModelStates
+from fedlab.strategies.client_functions import client_dataset as client_dataset
+from fedlab.strategies.client_functions import evaluate as evaluate
+from fedlab.strategies.client_functions import from_checkpoint as from_checkpoint
+from fedlab.strategies.client_functions import from_message as from_message
+from fedlab.strategies.client_functions import full_model as full_model
+from fedlab.strategies.client_functions import no_example_weights as no_example_weights
+from fedlab.strategies.model_states import check_state as check_state
+from fedlab.strategies.model_states import check_weights as check_weights
+from fedlab.strategies.model_states import load as load
+from fedlab.strategies.model_states import loaded_model as loaded_model
+from fedlab.strategies.records import ARRAYS as ARRAYS
+from fedlab.strategies.records import CHECKPOINTS as CHECKPOINTS
+from fedlab.strategies.records import CONFIG as CONFIG
+from fedlab.strategies.records import EXAMPLES as EXAMPLES
+from fedlab.strategies.records import FINAL as FINAL
+from fedlab.strategies.records import METRICS as METRICS
+from fedlab.strategies.records import NOTE as NOTE
+from fedlab.strategies.records import ROUND as ROUND
+from fedlab.strategies.records import RUN as RUN
+from fedlab.strategies.records import arrays_of as arrays_of
+from fedlab.strategies.records import client_metrics as client_metrics
+from fedlab.strategies.records import drop_none as drop_none
+from fedlab.strategies.records import is_final as is_final
+from fedlab.strategies.records import metrics_record as metrics_record
+from fedlab.strategies.records import round_of as round_of
+from fedlab.training import Progress
+from fedlab.workload import Workload
 
-ARRAYS, CONFIG, METRICS, ROUND, EXAMPLES = "arrays", "config", "metrics", "server-round", "num-examples"
-NOTE = "note"  # in the config of a reply: a sentence for the server's log
-FINAL = "final-round"  # in the config of a message of a round with which the run ends before the last
 # Options of a round's steps, which strategies without such steps ignore; and of clients that train in another way than
 # a whole model with the optimizer that is asked for. How much a round does (steps, batches, rates) is not among them:
 # one such setting for several strategies is usual.
@@ -46,52 +63,6 @@ CLIENT_SGD = CLIENT_OPTIMIZER | {"client.max_grad_norm"}
 CLIENT_MODELS = CLIENT_SGD | {"client.momentum", "client.weight_decay"}
 SERVER_STEPS = SERVER_BATCHES | SERVER_MODELS | {f"server.{name}" for name in SCHEDULE_FIELDS}
 CLIENT_STEPS = CLIENT_BATCHES | CLIENT_MODELS | {f"client.{name}" for name in SCHEDULE_FIELDS}
-RUN, CHECKPOINTS = "run", "checkpoints"  # to clients that keep a state: identifier of the run, rounds it can go back to
-
-
-@dataclass(frozen=True)
-class ClientContext:
-    """The client of a message.
-
-    Attributes
-    ----------
-    partition
-        Its partition of the data.
-    config
-        Configuration of the run, with the settings of this machine merged into it.
-    state
-        Its own state, where the strategy declares one.
-    progress
-        Reports steps of its training: phase, steps done, steps in all.
-    """
-
-    partition: int
-    config: Config
-    state: ClientState = NO_STATE
-    progress: Progress = null_progress
-
-    @property
-    def device(self) -> torch.device:
-        """Torch device that this client computes on."""
-        return resolve_device(self.config.run.device)
-
-
-ClientFn = Callable[[Workload, Message, ClientContext], RecordDict]
-ModelStates = dict[str, Mapping[str, torch.Tensor]]  # record name -> state of a module
-
-
-class ManyClientsFn(Protocol):
-    """The training of many clients at once, and the memory that it takes."""
-
-    def __call__(
-        self, workload: Workload, messages: Sequence[Message], contexts: Sequence[ClientContext]
-    ) -> list[RecordDict | StackedContent | Exception]:
-        """Return each client's reply, or the exception that it raised; replies may be stacked."""
-        ...
-
-    def memory(self, workload: Workload, message: Message, context: ClientContext) -> ClientMemory:
-        """Return the memory of so many clients like this one."""
-        ...
 
 
 class ServerStrategy(Protocol):
@@ -155,58 +126,6 @@ class ServerStrategy(Protocol):
         Also of a strategy that is in the middle of a round, which then begins again.
         """
         ...
-
-
-def from_message(workload: Workload, message: Message, context: ClientContext) -> ModelStates:
-    """Return the arrays that a client predicts with after its evaluation: those of the message."""
-    return {ARRAYS: arrays_of(message.content)}
-
-
-def from_checkpoint(workload: Workload, checkpoint: Mapping[str, Any], partition: int, config: Config) -> ModelStates:
-    """Return the arrays that a client predicts with, from the server's checkpoint: the global arrays."""
-    return {ARRAYS: checkpoint[ARRAYS]}
-
-
-def no_example_weights(state: Mapping[str, Any], partition: int, features: torch.Tensor) -> torch.Tensor | None:
-    """Return None: the strategy does not weight examples."""
-    return None
-
-
-def full_model(workload: Workload, states: ModelStates) -> nn.Module:
-    """Return the workload's model with these arrays, which maps inputs ``x`` to logits (batch, classes)."""
-    return load(workload.model(), states[ARRAYS], torch.device("cpu")).eval()
-
-
-@dataclass(frozen=True)
-class ClientFunctions:
-    """Client side of a strategy: pure functions of workload, message and context.
-
-    Attributes
-    ----------
-    train, evaluate
-        Answer a training or an evaluation message.
-    prediction_states
-        Returns the arrays that a client stores after an evaluation message, in order to predict with them.
-    states_from_checkpoint
-        Returns the same from the server's checkpoint, for one partition; its entry ``client`` is that client's own
-        state, None where it has none on this machine.
-    predictor
-        Returns the module that predicts, from either.
-    example_weights
-        For reports only: from the strategy's state in a checkpoint, a partition and features (rows, width), the weights
-        (rows,) in [0, 1] that the strategy gives such examples for that client; None where it weights none.
-    train_many
-        Answers the training messages of many clients at once, to rounding as ``train`` does one by one; it opens each
-        client's random stream itself. None where the strategy cannot.
-    """
-
-    train: ClientFn
-    evaluate: ClientFn
-    prediction_states: Callable[[Workload, Message, ClientContext], ModelStates] = from_message
-    states_from_checkpoint: Callable[[Workload, Mapping[str, Any], int, Config], ModelStates] = from_checkpoint
-    predictor: Callable[[Workload, ModelStates], nn.Module] = full_model
-    example_weights: Callable[[Mapping[str, Any], int, torch.Tensor], torch.Tensor | None] = no_example_weights
-    train_many: ManyClientsFn | None = None
 
 
 def no_release(config: Config) -> Release | None:
@@ -285,128 +204,6 @@ class StrategySpec:
     phases: tuple[Phase, ...] = ()
 
 
-def arrays_of(record: RecordDict, name: str = ARRAYS) -> dict[str, torch.Tensor]:
-    """Return the tensors of one named ArrayRecord by name; others may read them too, so none is changed in place."""
-    value = record[name]
-    assert isinstance(value, ArrayRecord)
-    return tensors_of(value)
-
-
-def round_of(message: Message) -> int:
-    """Return the round that a message belongs to."""
-    config = message.content[CONFIG]
-    assert isinstance(config, ConfigRecord)
-    value = config[ROUND]
-    assert isinstance(value, int)
-    return value
-
-
-def is_final(server_round: int, rounds: int, config: ConfigRecord) -> bool:
-    """Return True if the run ends with this round: the last one, or an earlier one that was declared to be the last.
-
-    In training it is known that a metric ends the run, and not yet that a budget does.
-    """
-    return server_round == rounds or bool(config.get(FINAL, False))
-
-
-def client_metrics(reply: Message) -> dict[str, float]:
-    """Return a reply's metrics as plain floats."""
-    if (stacked := stacked_content(reply)) is not None:
-        return stacked.of.once(("floats", METRICS), _floats)[stacked.row].copy()
-    record = reply.content[METRICS]
-    assert isinstance(record, MetricRecord)
-    return {key: float(value) for key, value in record.items() if isinstance(value, int | float)}
-
-
-def _floats(replies: StackedContents) -> list[dict[str, float]]:
-    """Return the metrics of each of stacked replies as plain floats."""
-    columns = replies.metrics[METRICS]
-    return [dict(zip(columns, map(float, row), strict=True)) for row in zip(*columns.values(), strict=True)]
-
-
-def drop_none(**values: float | None) -> dict[str, float]:
-    """Return the values that are not None, by name."""
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def metrics_record(metrics: Mapping[str, float], examples: int) -> MetricRecord:
-    """Return the record of a reply's metrics, with the number of examples, its weight in a mean."""
-    return MetricRecord({**metrics, EXAMPLES: examples})
-
-
-def load(model: nn.Module, state: Mapping[str, torch.Tensor], device: torch.device) -> nn.Module:
-    """Load a state into a model and return it on a device.
-
-    Raises
-    ------
-    IncompatibleWeightsError
-        When the state is of another model.
-    """
-    check_weights(model, state)
-    model.load_state_dict(dict(state))
-    return model.to(device)
-
-
-def loaded_model(workload: Workload, state: Mapping[str, torch.Tensor], device: torch.device) -> nn.Module:
-    """Return a model of the workload with a state, on a device: that of :func:`load`, in one copy where that can be.
-
-    Raises
-    ------
-    IncompatibleWeightsError
-        When the state is of another model.
-    """
-    check_state(workload, state)
-    model = copy_with_state(model_template(workload), state) if device.type == "cpu" else None
-    return load(blank_model(workload), state, device) if model is None else model
-
-
-def check_state(workload: Workload, state: Mapping[str, torch.Tensor]) -> None:
-    """Validate that a state has the names and shapes of that of the workload's model.
-
-    Raises
-    ------
-    IncompatibleWeightsError
-        When the state is of another model.
-    """
-    _check_shapes(type(model_template(workload)).__name__, model_shapes(workload), state)
-
-
-def check_weights(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
-    """Validate that a state has the names and shapes of a model's.
-
-    Raises
-    ------
-    IncompatibleWeightsError
-        When the state is of another model, for instance from a checkpoint made with other options.
-    """
-    _check_shapes(type(model).__name__, {name: own.shape for name, own in model.state_dict().items()}, state)
-
-
-def _check_shapes(model: str, shapes: Mapping[str, torch.Size], state: Mapping[str, torch.Tensor]) -> None:
-    if {name: tensor.shape for name, tensor in state.items()} == shapes:
-        return
-    foreign = sorted(
-        name
-        for name in shapes.keys() | state.keys()
-        if name not in shapes or name not in state or shapes[name] != state[name].shape
-    )
-    raise IncompatibleWeightsError(
-        f"these weights are of another model than {model}: {len(foreign)} arrays do not fit, the first is "
-        f"{foreign[0]!r}; use the workload and the options that they were trained with"
-    )
-
-
-def client_dataset(workload: Workload, context: ClientContext, split: str) -> ArrayDataset:
-    """Return the examples of the client that the context belongs to; ``split`` is "train" or "test".
-
-    Raises
-    ------
-    DataError
-        When the data is missing or damaged.
-    """
-    return workload.data(context.partition, split)
-
-
 def partition_by_node(grid: Grid) -> dict[int, int]:
     """Return the partition of each connected node, in the order of partitions.
 
@@ -422,10 +219,3 @@ def partition_by_node(grid: Grid) -> dict[int, int]:
             "a preset, as docs/how-to/flower-apps.md shows"
         )
     return {node: grid.partition_of[node] for node in grid.get_node_ids()}
-
-
-def evaluate(workload: Workload, message: Message, context: ClientContext) -> RecordDict:
-    """Return the workload's metrics of the model that was sent, on the client's test data."""
-    model = load(workload.model(), arrays_of(message.content), context.device)
-    data = client_dataset(workload, context, "test")
-    return RecordDict({METRICS: metrics_record(workload.evaluate(model, data), len(data))})

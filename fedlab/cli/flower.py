@@ -12,7 +12,7 @@ from fedlab.cli.common import run_and_print
 from fedlab.cli.consoles import stdout
 from fedlab.config.presets import parse_overrides
 from fedlab.config.resolve import THREADS
-from fedlab.errors import ConfigError
+from fedlab.errors import ConfigError, plural
 
 
 def flower(
@@ -53,7 +53,7 @@ def flower(
     directory = run.create(runs)
     if not quiet and not as_json:
         stdout.print(
-            f"[bold]{escape(project.name)}[/]: {project.clients} clients, seed {seed}, into "
+            f"[bold]{escape(project.name)}[/]: {plural(project.clients, 'client')}, seed {seed}, into "
             f"{escape(str(directory.path))}",
             highlight=False,
             soft_wrap=True,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedlab.cli.consoles import stdout
-from fedlab.errors import ConfigError, DataError
+from fedlab.errors import ConfigError, DataError, plural
 
 if TYPE_CHECKING:
     from fedlab.inference.predict import Prediction, Predictor
@@ -57,7 +57,7 @@ def predict(
         _show(predictor, predictions)
     if unreadable:
         more = f"; and {len(unreadable) - SHOWN} more" if len(unreadable) > SHOWN else ""
-        counts = f"{len(unreadable)} of {len(unreadable) + len(predictions)} files cannot be used"
+        counts = f"{len(unreadable)} of {plural(len(unreadable) + len(predictions), 'file')} cannot be used"
         raise DataError(f"{counts}: {'; '.join(unreadable[:SHOWN])}{more}")
 
 
@@ -66,7 +66,7 @@ def _show(predictor: Predictor, predictions: list[Prediction]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    count = "1 image" if len(predictions) == 1 else f"{len(predictions)} images"
+    count = plural(len(predictions), "image")
     title = f"{count}, by the model of client {predictor.client} after round {predictor.round}"
     table = Table(title=escape(title), title_justify="left", title_style="bold")
     table.add_column("file", overflow="fold")

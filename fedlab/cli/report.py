@@ -12,7 +12,7 @@ import typer
 
 from fedlab.cli.common import show_rows
 from fedlab.cli.consoles import stdout
-from fedlab.errors import ConfigError, RunError
+from fedlab.errors import ConfigError, RunError, plural
 
 
 def report(
@@ -38,7 +38,7 @@ def report(
     page, figures = _written(directories, pdf, out_dir)
     stdout.print(f"wrote {page}", markup=False, highlight=False, soft_wrap=True)
     if figures:
-        what = f"{len(figures)} figure{'s' * (len(figures) != 1)}"
+        what = plural(len(figures), "figure")
         stdout.print(f"wrote {what} in {figures[0].parent}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -67,7 +67,7 @@ def runs(
         sys.stdout.writelines(json.dumps(asdict(run)) + "\n" for run in found)
         return
     rows: list[tuple[str, ...]] = [(run.name, run.system, run.status, run.rounds, run.figure) for run in found]
-    show_rows(f"{len(rows)} run{'s' * (len(rows) != 1)} in {folder}", rows, "run", "what", "status", "rounds", "figure")
+    show_rows(f"{plural(len(rows), 'run')} in {folder}", rows, "run", "what", "status", "rounds", "figure")
 
 
 def export(

@@ -30,7 +30,7 @@ from fedlab.comm.roster import GONE, Roster
 from fedlab.comm.stacked_replies import message_bytes, stacked_content
 from fedlab.comm.tensors import content_bytes
 from fedlab.comm.wrapped_grid import WrappedGrid
-from fedlab.errors import FedlabError, RunError, TooFewRepliesError
+from fedlab.errors import FedlabError, RunError, TooFewRepliesError, plural
 
 OnReplies = Callable[[list[tuple[int, Message]]], None]  # partitions, each with its reply
 OnWaiting = Callable[[list[int], float], None]  # partitions that have not answered, seconds that are left
@@ -348,7 +348,10 @@ class PartitionGrid(WrappedGrid[Grid]):
     def _left_out_message(self, needed: int) -> str:
         left_out = sorted(self.refusals.left_out.items())
         out = "; ".join(f"{partition} ({self.names[partition]}): {why}" for partition, why in left_out)
-        return f"{len(self.nodes)} clients are left, and the run needs {needed} (option min_clients). Left out: {out}"
+        return (
+            f"{plural(len(self.nodes), 'client')} left, and the run needs {needed} (option min_clients). Left "
+            f"out: {out}"
+        )
 
     def get_node_ids(self) -> list[int]:
         """Return the nodes of the clients that take part, by partition."""

@@ -22,7 +22,7 @@ from flwr.serverapp import Grid
 
 from fedlab.comm.event_rate import EventRate
 from fedlab.comm.foreign_text import clean_name, clean_reason
-from fedlab.errors import RunError
+from fedlab.errors import RunError, plural
 
 POLL_SECONDS = 0.05
 RETRY_SECONDS = 30.0  # after which a rejected node is asked again: its owner may have corrected its settings
@@ -230,7 +230,7 @@ class Roster:
         names = ", ".join(f"{partition} ({self.names[partition]})" for partition in missing)
         refused = "".join(f"; {self._name(node)} was refused: {why}" for node, (_, why) in self._rejected.items())
         return (
-            f"{len(wanted) - len(missing)} of {len(wanted)} clients connected within {timeout:g} s; missing "
+            f"{len(wanted) - len(missing)} of {plural(len(wanted), 'client')} connected within {timeout:g} s; missing "
             f"partitions: {names}{refused}. Start them, or ask for fewer with data.num_clients=N"
         )
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedlab.errors import ConfigError, suggest
+from fedlab.errors import ConfigError, plural, suggest
 from fedlab.seeds import seed_of
 
 
@@ -139,6 +139,7 @@ def read_schedule(path: str, names: Mapping[int, str], rounds: int) -> list[list
         found.append([partition_of[client] for client in clients])
     if len(found) < rounds:
         raise ConfigError(
-            f"option 'schedule': {path} has {len(found)} rounds, and the run has {rounds}; add lines, or lower rounds"
+            f"option 'schedule': {path} has {plural(len(found), 'round')}, and the run has {rounds}; add lines, or "
+            "lower rounds"
         )
     return found

@@ -55,7 +55,8 @@ def _notes(comparison: Comparison) -> dict[str, str]:
         GAP: f"{GAP}: of that from {baseline} to {comparison.upper_bound}.",
         RANK: f"{RANK}: mean over clients and seeds, 1 is best.",
         ROUNDS: f"{ROUNDS}, {TRAFFIC} and {TIME}: of training, without tests, mean over seeds.",
-        REACHED: f"{REACHED}: seeds that reach the target; means over seeds, where all of them do.",
+        REACHED: f"{REACHED}: seeds that reach the target; means over seeds, where all of them do. "
+        "A round in which a client was not tested does not count.",
     }
 
 

@@ -10,10 +10,11 @@ from itertools import product
 from pathlib import Path
 
 from fedlab.comparison import spec
+from fedlab.comparison.cell import Cell
 from fedlab.comparison.flower_work import FlowerWork
 from fedlab.comparison.grid import THREADS, config_hash
 from fedlab.comparison.plan import ComparisonPlan, ComparisonRequest, at_once, check_metric, command, reached
-from fedlab.comparison.result import Cell, Comparison
+from fedlab.comparison.result import Comparison
 from fedlab.comparison.workers import Task
 from fedlab.config.sections import Value
 from fedlab.errors import ConfigError

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fedlab.comparison import page_tables
 from fedlab.comparison.page_tables import SeriesStyle
 from fedlab.report.charts import Drawing, Key
-from fedlab.report.figures import Curve, Trace, limits, panel, paths
+from fedlab.report.panels import Curve, Members, Trace, lacking, limits, panel, paths
 from fedlab.report.rank_diagram import rank_diagram
 from fedlab.runs.client_distribution import WORST, distribution
 from fedlab.runs.formatting import p_value
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from fedlab.comparison.result import Comparison
 
+MEAN = "mean over clients"
 BOUNDS = (0.0, 1.0)  # of a share
 LINES = 200  # in all panels together, or a page of many variants grows to megabytes
 
@@ -47,13 +48,17 @@ def curve_figures(comparison: Comparison, styles: Sequence[SeriesStyle]) -> list
     A point is the mean over all seeds, of which one that has ended counts with its end, or there is none.
     Of many clients, the median and the worst tenth stand in place of single clients.
     """
-    frame = comparison.frame
-    rounds = sorted(int(number) for number in frame["round"].unique())
-    parts = {"mean over clients": comparison.curves} if len(comparison.clients) > 1 else {}
+    frame, rounds = comparison.frame, _rounds(comparison)
+    parts = {MEAN: comparison.curves} if len(comparison.clients) > 1 else {}
     if comparison.has_many_clients:
         parts |= _distribution_parts(comparison)
     parts |= {client: frame[frame["client"] == client] for client in drawn_clients(comparison, styles)}
     panels = {title: [_curve(part, comparison, style, rounds) for style in styles] for title, part in parts.items()}
+    if MEAN in panels:
+        panels[MEAN] = [
+            replace(curve, members=_members(comparison, style, rounds))
+            for curve, style in zip(panels[MEAN], styles, strict=True)
+        ]
     table, metric = comparison.metric_table, comparison.metric
     percent = table.is_fraction(metric)
     ranges = limits(list(panels.values()), BOUNDS if percent else (-math.inf, math.inf))
@@ -118,6 +123,39 @@ def _by_seed(own: pd.DataFrame, column: str, ends: Mapping[int, int]) -> pd.Data
     return pd.DataFrame(lines, index=table.index)
 
 
+def _members(comparison: Comparison, style: SeriesStyle, rounds: Sequence[int]) -> list[Members]:
+    """Return the clients that a variant's means are over, each with its seed, in each round.
+
+    None are returned of many clients, and where tests are of samples. A run that has ended has those of its end.
+    """
+    if comparison.has_many_clients or not all(result.tests_everybody for _, result in comparison.results):
+        return []
+    scored = _own(comparison.frame, comparison.keys, style).dropna(subset=["score"])
+    at: dict[tuple[int, int], set[tuple[str, int]]] = {}
+    for number, seed, client in scored[["round", "seed", "client"]].itertuples(index=False, name=None):
+        at.setdefault((int(number), int(seed)), set()).add((str(client), int(seed)))
+    ends = _ends(comparison, style)
+    return [
+        frozenset().union(*(at.get((min(number, end), seed), set()) for seed, end in ends.items())) for number in rounds
+    ]
+
+
+def sometimes_missing(comparison: Comparison, styles: Sequence[SeriesStyle]) -> list[str]:
+    """Return the clients that some of the drawn means lack."""
+    if len(comparison.clients) < 2:
+        return []
+    rounds = _rounds(comparison)
+    found: set[tuple[str, int]] = set()
+    for style in styles:
+        values = _curve(comparison.curves, comparison, style, rounds).values
+        found |= lacking(values, _members(comparison, style, rounds))
+    return [client for client in comparison.clients if client in {name for name, _ in found}]
+
+
+def _rounds(comparison: Comparison) -> list[int]:
+    return sorted(int(number) for number in comparison.frame["round"].unique())
+
+
 def _own(part: pd.DataFrame, keys: Sequence[str], style: SeriesStyle) -> pd.DataFrame:
     for name, value in zip(keys, style.key, strict=True):
         part = part[part[name].astype(str) == value]
@@ -142,7 +180,14 @@ def cost_figures(comparison: Comparison, styles: Sequence[SeriesStyle]) -> list[
         most = max((float(part[column].max()) for part in means.values()), default=0.0)
         unit, size = next(((unit, size) for unit, size in units.items() if most >= size), (list(units)[-1], 1.0))
         traces = [
-            Trace(style.name, style.slot, (part[column] / size).tolist(), part["score"].tolist(), style.dashes)
+            Trace(
+                style.name,
+                style.slot,
+                (part[column] / size).tolist(),
+                part["score"].tolist(),
+                style.dashes,
+                _members(comparison, style, part.index.tolist()),
+            )
             for style, part in means.items()
         ]
         ends = (f"{t.label} {_last(comparison, t.y)} after {t.x[-1]:.3g} {unit}" for t in traces if len(t.x))

@@ -17,6 +17,7 @@ from markupsafe import Markup
 from fedlab.comparison import client_panels, columns, coverage, learning_curves, page_tables
 from fedlab.comparison.page_tables import SeriesStyle
 from fedlab.data.sources import DataSource, describe_sources
+from fedlab.errors import plural
 from fedlab.files import write_atomically
 from fedlab.report import commands, partition_table, samples, template
 from fedlab.runs.directory import RunDirectory
@@ -25,7 +26,8 @@ from fedlab.runs.formatting import p_value
 if TYPE_CHECKING:
     import pandas as pd
 
-    from fedlab.comparison.result import Cell, Comparison
+    from fedlab.comparison.cell import Cell
+    from fedlab.comparison.result import Comparison
 
 CHANCE = 0.05  # p-values from here on are called chance
 SCRIPT = (template.FOLDER / "sort.js").read_text(encoding="utf-8")
@@ -64,6 +66,7 @@ def render(comparison: Comparison) -> str:
         cells=cells,
         keys=learning_curves.legend(styles),
         curves=learning_curves.curve_figures(comparison, styles) if styles else [],
+        sometimes_missing=learning_curves.sometimes_missing(comparison, styles) if styles else [],
         hidden_clients=learning_curves.hidden_clients(comparison, styles),
         costs=learning_curves.cost_figures(comparison, styles) if styles else [],
         pictures=sample_images(comparison, styles),
@@ -100,7 +103,7 @@ def summary(comparison: Comparison, table: pd.DataFrame, styles: Sequence[Series
     """Return the comparison in one or two sentences: which variant leads, by how much, and if that may be chance."""
     up, metric, metrics = comparison.more_is_better, comparison.metric, comparison.metric_table
     percent = metrics.is_fraction(metric)
-    seeds = f"{len(comparison.seeds)} seed{'s' * (len(comparison.seeds) != 1)}"
+    seeds = plural(len(comparison.seeds), "seed")
     known = [
         (style, row)
         for style, row in zip(styles, page_tables.records(table), strict=True)
@@ -112,10 +115,16 @@ def summary(comparison: Comparison, table: pd.DataFrame, styles: Sequence[Series
         return f"Only {known[0][0].name} has a result so far, and nothing to be compared with."
     known = [pair for pair in known if pair[0].key[0] not in comparison.uses_labels] or known
     if up is None:
-        return f"{len(styles)} variants on {seeds}, by {metrics.title(metric)}; which way is better is not known."
+        return (
+            f"{plural(len(styles), 'variant')} on {seeds}, by {metrics.title(metric)}; which way is better is "
+            "not known."
+        )
     if not coverage.rivals_have_the_same(comparison):
         differ = "clients" if coverage.rivals_have_different_clients(comparison) else "seeds"
-        return f"{len(styles)} variants on {seeds}. They do not all have the same {differ}: compare those that do."
+        return (
+            f"{plural(len(styles), 'variant')} on {seeds}. They do not all have the same {differ}: compare those "
+            "that do."
+        )
     style, row = (max if up else min)(known, key=lambda pair: pair[1]["mean"])
     text = metrics.format(metric, row["mean"]) + page_tables.margin(row["low"], row["high"], percent)
     start = f"Of {len(styles)} variants on {seeds}, {style.name} has the best {metrics.title(metric)}: {text}"

@@ -14,11 +14,12 @@ import torch
 
 from fedlab.checks import declared_metrics
 from fedlab.comparison import cells, grid, spec, workers
+from fedlab.comparison.cell import Cell
 from fedlab.comparison.cluster.backend import Backend
 from fedlab.comparison.cluster.backends import find_backend
 from fedlab.comparison.objects import folder_name, is_of_this_process, objects_of_this_process
 from fedlab.comparison.preset_work import PresetWork
-from fedlab.comparison.result import Cell, Comparison
+from fedlab.comparison.result import Comparison
 from fedlab.config.resolve import with_options
 from fedlab.config.schema import Config
 from fedlab.config.sections import Value, is_free_text, options

@@ -13,10 +13,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from fedlab.comparison import files, text_tables
+from fedlab.comparison.cell import FAILED, Cell
 from fedlab.comparison.earlier import earlier_comparisons
 from fedlab.comparison.plan import ComparisonPlan
-from fedlab.comparison.result import FAILED, Cell, Comparison
+from fedlab.comparison.result import Comparison
 from fedlab.comparison.terminal_tables import as_rich_table, drop_columns
+from fedlab.errors import plural
 from fedlab.runs.formatting import elapsed
 from fedlab.runs.progress import LiveDisplay, declared
 from fedlab.runs.result import Result
@@ -187,7 +189,7 @@ def header(plan: ComparisonPlan, finished: int) -> str:
     where = f", on {len(plan.gpus)} GPUs" if len(plan.gpus) > 1 else ""
     at_once = f"up to {plan.jobs} at a time on {plan.backend.title}" if plan.backend else f"{plan.jobs} at a time"
     return (
-        f"{len(plan.comparison.cells)} cells of {plan.comparison.preset}{found}: {at_once} with "
+        f"{plural(len(plan.comparison.cells), 'cell')} of {plan.comparison.preset}{found}: {at_once} with "
         f"threads={plan.threads} each{where}, into {plan.comparison.directory}"
     )
 

@@ -21,13 +21,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedlab.comparison import frame_rows, statistics
+from fedlab.comparison import frame_rows
+from fedlab.comparison.breakdown import by_client, by_quantile
+from fedlab.comparison.cell import FAILED, FINISHED, Cell
 from fedlab.comparison.data_sets import CriticalDifference
 from fedlab.comparison.frame_rows import SERVER
+from fedlab.comparison.mean_curves import mean_curves
 from fedlab.comparison.summary import COLUMNS, Scores, common_means, rank_rows, summarize
 from fedlab.errors import RunError
 from fedlab.files import write_atomically
-from fedlab.runs.client_distribution import FEW, distribution
+from fedlab.runs.client_distribution import FEW
 from fedlab.runs.metrics import MetricTable
 from fedlab.runs.numerics import different_facts
 from fedlab.runs.result import Result
@@ -36,46 +39,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FACTS, FIGURES = "comparison.json", "figures"
-FINISHED, FAILED, PENDING = "finished", "failed", "pending"
 TAKEN = frozenset(COLUMNS) | {"label", "seed", "round", "client", "score"}  # columns that an option's may not replace
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run of the grid.
-
-    Attributes
-    ----------
-    label, strategy
-        The variant's name in the table, and the strategy behind it.
-    options
-        Values of the grid's options as they were written; one that has no effect on this strategy is missing.
-    run
-        Run directory, relative to the comparison's.
-    device
-        Device on which it ran, with the name of the GPU or the processor; "" if it did not begin.
-    """
-
-    label: str
-    strategy: str
-    seed: int
-    options: Mapping[str, str]
-    run: str
-    status: str = PENDING
-    error: str | None = None
-    device: str = ""
-
-    @property
-    def reason(self) -> str:
-        """The last line of the error, which may be a traceback."""
-        return ((self.error or "").strip().splitlines() or ["no reason is known"])[-1]
-
-    @property
-    def name(self) -> str:
-        """The cell's label, options and seed for people."""
-        return ", ".join(
-            [self.label, *(f"{option}={value}" for option, value in self.options.items()), f"seed {self.seed}"]
-        )
 
 
 @dataclass(frozen=True)
@@ -263,15 +227,14 @@ class Comparison:
 
     @cached_property
     def curves(self) -> pd.DataFrame:
-        """One row a cell and round: ``score`` is the plain mean over clients, ``bytes`` their sum, cumulated."""
-        import pandas as pd
+        """One row a cell and round: ``score`` is the plain mean over clients, ``bytes`` their sum, cumulated.
 
-        columns = [*self.keys, "strategy", "seed", "round"]
-        if self.frame.empty:
-            return pd.DataFrame(columns=[*columns, "score", "bytes", "seconds"])
-        return self.frame.groupby(columns, sort=False, as_index=False).agg(
-            {"score": "mean", "bytes": "max", "seconds": "max"}
-        )
+        ``complete`` is False where the mean lacks a client that the cell tested in another round.
+        """
+        keys = [*self.keys, "seed"]
+        places = ((self._place(cell), result) for cell, result in self.results)
+        sampled = {tuple(place[key] for key in keys) for place, result in places if not result.tests_everybody}
+        return mean_curves(self.frame, keys, sampled)
 
     def summary(self) -> pd.DataFrame:
         """Return one row a variant and value of the grid's options; the docs page "comparison" explains each column.
@@ -282,7 +245,7 @@ class Comparison:
         ``wilcoxon_method`` (``exact`` or ``asymptotic``: the distribution of that p-value),
         ``closed`` (fraction of the gap between baseline and upper reference), ``rank``, ``rounds``, ``bytes``,
         ``seconds`` (means over seeds), ``reached`` (seeds that reached the target), ``reach_rounds``, ``reach_bytes``,
-        ``reach_seconds`` (means over seeds; NaN unless all of them did).
+        ``reach_seconds`` (means over seeds; NaN unless all of them did). A round that lacks a client reaches none.
         """
         return self._summary.copy()
 
@@ -319,15 +282,10 @@ class Comparison:
 
     def domains(self) -> pd.DataFrame:
         """Return a row a variant, value of the grid and client: ``n``, ``mean``, ``low``, ``high`` over seeds."""
-        import pandas as pd
-
-        rows, final = [], self.final
+        final = self.final
         if self.has_many_clients:  # those that took part and were not tested need no row
             final = final.dropna(subset=["score"])
-        for key, part in final.groupby([*self.keys, "client"], sort=False) if len(final) else ():
-            found = statistics.interval(part["score"])
-            rows.append({**dict(zip([*self.keys, "client"], key, strict=True)), **asdict(found)})
-        return pd.DataFrame(rows, columns=[*self.keys, "client", "n", "mean", "low", "high"])
+        return by_client(final, self.keys)
 
     @cached_property
     def clients(self) -> list[str]:
@@ -355,18 +313,9 @@ class Comparison:
 
     @cached_property
     def _breakdown(self) -> pd.DataFrame:
-        import pandas as pd
-
         if not self.has_many_clients:
             return self.domains()
-        direction, rows = self.metric_table.direction(self.metric), []
-        for key, part in self.final.groupby(self.keys, sort=False):
-            by_seed = [distribution(of["score"], direction) for _, of in part.groupby("seed", sort=False)]
-            for row in dict.fromkeys(row for found in by_seed for row in found if row != "mean"):
-                found = statistics.interval(pd.Series([of[row] for of in by_seed if row in of], dtype=float))
-                names = key if isinstance(key, tuple) else (key,)
-                rows.append({**dict(zip(self.keys, names, strict=True)), "client": row, **asdict(found)})
-        return pd.DataFrame(rows, columns=[*self.keys, "client", "n", "mean", "low", "high"])
+        return by_quantile(self.final, self.keys, self.metric_table.direction(self.metric))
 
     @property
     def more_is_better(self) -> bool | None:

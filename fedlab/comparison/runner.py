@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from fedlab import launch
 from fedlab.comparison import cells, earlier, files, workers
+from fedlab.comparison.cell import FAILED, FINISHED, PENDING, Cell
 from fedlab.comparison.cluster.schedule import run_on
 from fedlab.comparison.objects import Preset, Strategies, named_preset, named_strategies
 from fedlab.comparison.plan import (
@@ -23,8 +24,8 @@ from fedlab.comparison.plan import (
     NullListener,
 )
 from fedlab.comparison.planner import plan as plan_request
-from fedlab.comparison.result import FAILED, FINISHED, PENDING, Cell, Comparison
-from fedlab.errors import ConfigError, RunError
+from fedlab.comparison.result import Comparison
+from fedlab.errors import ConfigError, RunError, plural
 from fedlab.files import ensure_home
 from fedlab.runs.result import server_metric_names
 
@@ -206,7 +207,8 @@ def failures(comparison: Comparison) -> str:
     lines = [f"  {cell.name}: {cell.reason}" for cell in comparison.failed]
     return "\n".join(
         [
-            f"{len(lines)} of {len(comparison.cells)} cells failed; the others are kept in {comparison.directory}, "
+            f"{len(lines)} of {plural(len(comparison.cells), 'cell')} failed; the others are kept in "
+            f"{comparison.directory}, "
             "and the same command tries the failed ones again (report.html has all of what they said):",
             *lines,
         ]

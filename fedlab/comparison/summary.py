@@ -31,7 +31,7 @@ class Scores:
     keys
         Columns that tell rows apart: ``label``, then the grid's options.
     final, curves
-        Scores by client after the last round, and means over clients by round.
+        Scores by client after the last round; means over clients by round, and which of them are ``complete``.
     metrics
         Label to the metric by which its cells are judged.
     direction
@@ -203,12 +203,16 @@ def _ranks(scores: Scores, keys: list[tuple[str, ...]]) -> list[float]:
 
 
 def _cost_to_target(part: pd.DataFrame, target: float | None, way: int) -> dict[str, float]:
-    """Return rounds, bytes and seconds until the mean over clients is at the target; NaN without a known direction."""
+    """Return rounds, bytes and seconds until the mean over clients is at the target; NaN without a known direction.
+
+    Rounds in which a client was not there are left out: the mean over the others may be at the target without it.
+    """
     nothing = {"reached": math.nan, **{f"reach_{name}": math.nan for name in _COSTS}}
     if target is None or not way:
         return nothing
     found = []
     for _, curve in part.groupby("seed"):
+        curve = curve[curve["complete"].astype(bool)]
         at = statistics.first_reach(curve["score"], target, way)
         if at is not None:
             found.append([float(curve[column].iloc[at]) for column in _COSTS.values()])

@@ -17,7 +17,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from fedlab.config.sections import Fraction, PositiveFloat
-from fedlab.errors import ConfigError
+from fedlab.errors import ConfigError, plural
 
 STEP_FACTOR = 0.1  # usual
 SMALLEST = 1e-30  # factor; many steps would make it 0
@@ -89,7 +89,8 @@ def check_length(section: str, options: ScheduledConfig, rounds: int) -> None:
     warmup, wait = options.lr_warmup_rounds, options.lr_step_rounds
     if warmup >= rounds:
         raise ConfigError(
-            f"option '{section}.lr_warmup_rounds': after a warm-up of {warmup} rounds none of the run's {rounds} has "
+            f"option '{section}.lr_warmup_rounds': after a warm-up of {plural(warmup, 'round')} none of the run's "
+            f"{rounds} has "
             f"the full learning rate; set at most {rounds - 1}, or raise rounds"
         )
     if options.lr_schedule == "step" and warmup + wait >= rounds:
@@ -97,7 +98,8 @@ def check_length(section: str, options: ScheduledConfig, rounds: int) -> None:
             f"option '{section}.lr_step_rounds': the first step would come in round {warmup + wait + 1}, and the run "
             f"has {rounds}; set at most {rounds - warmup - 1}, or raise rounds"
             if rounds - warmup > 1
-            else f"option '{section}.lr_schedule': a run of {rounds} rounds, {warmup} of them warm-up, has room for no "
+            else f"option '{section}.lr_schedule': a run of {plural(rounds, 'round')}, {warmup} of them warm-up, "
+            "has room for no "
             f"step; raise rounds, or set {section}.lr_schedule=constant"
         )
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fedlab.data.dataset import ArrayDataset
-from fedlab.errors import ConfigError, name_list
+from fedlab.errors import ConfigError, name_list, plural
 
 PAIR = "inputs and labels are given as a tuple (x, y) of NumPy arrays, tensors or data frames"
 LABELS = "classes are numbered from 0, as by np.unique(y, return_inverse=True)[1]"
@@ -84,11 +84,12 @@ def _labels(owner: str, values: object, examples: int) -> Tensor:
     expected = "one class from 0 for each is expected, as an integer"
     if y.dim() == 2:
         raise ConfigError(
-            f"{owner}: labels of shape {tuple(y.shape)} for {examples} inputs; {expected}, which of one-hot labels is "
+            f"{owner}: labels of shape {tuple(y.shape)} for {plural(examples, 'input')}; {expected}, which of "
+            "one-hot labels is "
             "y.argmax(1)"
         )
     if y.dim() != 1 or len(y) != examples:
-        raise ConfigError(f"{owner}: labels of shape {tuple(y.shape)} for {examples} inputs; {expected}")
+        raise ConfigError(f"{owner}: labels of shape {tuple(y.shape)} for {plural(examples, 'input')}; {expected}")
     y = y if y.is_floating_point() else y.long()
     wrong = y[~(torch.isfinite(y) & (y == y.round()) & (y >= 0))] if y.is_floating_point() else y[y < 0]
     if len(wrong):

@@ -25,7 +25,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fedlab.errors import ConfigError, suggest
+from fedlab.errors import ConfigError, plural, suggest
 from fedlab.seeds import seed_of
 
 MIN_EXAMPLES = 10  # fewest training examples of a client where nothing else is asked for
@@ -73,12 +73,15 @@ def dirichlet(labels: Tensor, clients: int, alpha: float, seed: int, min_example
             return _sorted(parts)
     if even:
         raise ConfigError(
-            f"{len(labels)} examples, each class divided evenly over {clients} clients, leave a client with fewer than "
+            f"{plural(len(labels), 'example')}, each class divided evenly over {plural(clients, 'client')}, leave a "
+            "client with fewer than "
             f"{min_examples}; ask for fewer clients"
         )
     raise ConfigError(
-        f"no split of {len(labels)} examples over {clients} clients with alpha={alpha:g} gave every client "
-        f"{min_examples} examples in {MAX_DRAWS} draws; raise alpha, ask for fewer clients, lower data.min_examples, "
+        f"no split of {plural(len(labels), 'example')} over {plural(clients, 'client')} with alpha={alpha:g} gave "
+        "every client "
+        f"{plural(min_examples, 'example')} in {MAX_DRAWS} draws; raise alpha, ask for fewer clients, lower "
+        "data.min_examples, "
         "or take data.partition=balanced_dirichlet, whose clients are of equal size"
     )
 
@@ -327,6 +330,7 @@ def _check_count(count: int, clients: int, min_examples: int, smallest: int | No
     """Refuse a split in which a client would get fewer examples than asked for; by default parts may be even."""
     if (count // clients if smallest is None else smallest) < min_examples:
         raise ConfigError(
-            f"{count} examples cannot be split over {clients} clients with at least {min_examples} each; "
+            f"{plural(count, 'example')} cannot be split over {plural(clients, 'client')} with at least "
+            f"{min_examples} each; "
             "ask for fewer clients, or lower data.min_examples"
         )

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from fedlab.errors import name_list
+from fedlab.errors import name_list, plural
 
 PACKAGE = "the package"
 
@@ -59,7 +59,7 @@ def full_sets_advice(sources: Iterable[DataSource]) -> str:
     parts = [source for source in sources if source.missing]
     if not parts:
         return ""
-    have = " and ".join(f"{source.examples:,} examples of {source.name}" for source in parts)
+    have = " and ".join(f"{plural(source.examples, 'example')} of {source.name}" for source in parts)
     remedies = "; ".join(dict.fromkeys(source.missing for source in parts))
     return (
         f"these options are made for the full data, and this run trains on the part in {parts[0].place}: {have}. "

@@ -200,7 +200,7 @@ class RejectionMonitor:
             return
         self._reported = {key: when for key, when in self._reported.items() if now - when < REPEAT_AFTER}
         self._reported[client, reason] = now
-        self.on_rejection(client, reason + (f" ({omitted} more rejections are not listed)" if omitted else ""))
+        self.on_rejection(client, reason + (f" (not listed: {omitted} more)" if omitted else ""))
 
 
 def _clock_reason(ahead: int) -> str:

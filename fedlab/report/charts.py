@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from fedlab.report.figures import REFERENCE, SLOTS, Curve, Plot, bars, dashes, limits, panel, slots
+from fedlab.report.figures import REFERENCE, SLOTS, Plot, dashes, slots
+from fedlab.report.panels import Curve, Members, bars, lacking, limits, panel
 from fedlab.report.run_tables import TableCell, TableRow, client_names, primary_group
 from fedlab.runs.client_distribution import FEW, WORST, distributions
 from fedlab.runs.formatting import MISSING, elapsed, human_bytes
@@ -45,7 +46,7 @@ class Drawing:
     @property
     def svg(self) -> Markup:
         """The figure as an element of a page."""
-        return self.picture.svg if isinstance(self.picture, Plot) else self.picture
+        return self.picture.under(self.title) if isinstance(self.picture, Plot) else self.picture
 
 
 def primary_figures(result: Result) -> tuple[list[Key], list[Drawing]]:
@@ -57,7 +58,16 @@ def primary_figures(result: Result) -> tuple[list[Key], list[Drawing]]:
     names, table = _primary(result), result.metric_table
     colors = slots(names, table)
     panels = {
-        title: [Curve(table.title(name), colors[name], part.values(name), band=part.band_of(name)) for name in names]
+        title: [
+            Curve(
+                table.title(name),
+                colors[name],
+                part.values(name),
+                band=part.band_of(name),
+                members=part.members_of(name),
+            )
+            for name in names
+        ]
         for title, part in _series(result, names).items()
     }
     if not names or not panels:
@@ -74,14 +84,19 @@ def primary_figures(result: Result) -> tuple[list[Key], list[Drawing]]:
 
 @dataclass(frozen=True)
 class Series:
-    """Metrics by round, and with a band those at its lower and at its upper edge."""
+    """Metrics by round, with a band those at its lower and at its upper edge; and those of the clients of a mean."""
 
     rounds: Sequence[Mapping[str, float]]
     band: tuple[Sequence[Mapping[str, float]], Sequence[Mapping[str, float]]] | None = None
+    clients: Sequence[Mapping[str, Mapping[str, float]]] = ()
 
     def values(self, name: str) -> list[float]:
         """Return one metric in each round, NaN where there is none."""
         return [at.get(name, math.nan) for at in self.rounds]
+
+    def members_of(self, name: str) -> list[Members]:
+        """Return the clients that the mean of one metric is over, in each round."""
+        return [frozenset(client for client, metrics in at.items() if name in metrics) for at in self.clients]
 
     def band_of(self, name: str) -> tuple[list[float], list[float]] | None:
         """Return the band of one metric."""
@@ -100,7 +115,7 @@ def _series(result: Result, names: Sequence[str]) -> dict[str, Series]:
         return found
     if len(clients) != 1:
         title = "mean over clients" if scored or len(clients) > FEW else "mean"
-        found[title] = Series([record["mean"] for record in rounds])
+        found[title] = _mean(result)
     if len(clients) <= FEW:
         return found | {client: Series([at["clients"].get(client, {}) for at in rounds]) for client in clients}
     rows = [distributions(at["clients"], {n: result.metric_table.direction(n) for n in names}) for at in rounds]
@@ -108,6 +123,23 @@ def _series(result: Result, names: Sequence[str]) -> dict[str, Series]:
     found["median client; 80 % of clients in the band"] = Series(median, (low, high))
     found["worst tenth of clients"] = Series(worst)
     return found
+
+
+def _mean(result: Result) -> Series:
+    """Return the means over clients by round, with their clients where these are few and not drawn anew each time."""
+    tells = result.tests_everybody and len(client_names(result.rounds)) <= FEW
+    return Series(
+        [record["mean"] for record in result.rounds],
+        clients=[record["clients"] for record in result.rounds] if tells else (),
+    )
+
+
+def sometimes_missing(result: Result) -> list[str]:
+    """Return the clients that some of the drawn means lack, in the order of partitions."""
+    mean, found = _mean(result), set[str]()
+    for name in result.metric_names:
+        found |= lacking(mean.values(name), mean.members_of(name))
+    return [client for client in client_names(result.rounds) if client in found]
 
 
 def other_figures(result: Result) -> tuple[list[Drawing], list[TableRow]]:
@@ -138,7 +170,8 @@ def _client_curves(result: Result) -> Iterator[tuple[str, str, list[Curve]]]:
     primary = _primary(result)
     clients, table = client_names(result.rounds), result.metric_table
     for name in (name for name in result.metric_names if name not in primary):
-        mean = Curve("mean", 2, [at["mean"].get(name, math.nan) for at in result.rounds])
+        means = _mean(result)
+        mean = Curve("mean", 2, means.values(name), members=means.members_of(name))
         title = f"{table.heading(name)}, on the clients"
         if len(clients) > FEW:
             rows = [distributions(at["clients"], {name: 0}) for at in result.rounds]
@@ -172,8 +205,9 @@ def _other(number: int, title: str, name: str, curves: list[Curve], result: Resu
     rounds, table = _rounds(result), result.metric_table
     within, alt = limits([curves], (-math.inf, math.inf))[0], _words(title, rounds, curves, table, name)
     percent = table.is_fraction(name)
-    y = " in ".join(filter(None, (table.title(name), "" if percent else table.find(name).unit)))
-    return Drawing(title, panel(f"other-{number}", rounds, curves, within=within, percent=percent, alt=alt, y=y))
+    y, unit = table.title(name), "" if percent else table.find(name).unit
+    plot = panel(f"other-{number}", rounds, curves, within=within, percent=percent, alt=alt, y=y, unit=unit)
+    return Drawing(title, plot)
 
 
 def time_table(result: Result) -> tuple[list[TableRow], Drawing]:

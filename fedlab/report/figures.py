@@ -1,4 +1,4 @@
-"""Small figures of a report, drawn by matplotlib: inline SVG for a page, or a PDF for a paper.
+"""Small figures of a report, drawn by matplotlib: inline SVG for a page, or a PDF for a paper; and their colors.
 
 On a page a figure's colors are CSS variables (``--c0`` for hairlines, ``--c1`` to ``--c8``) and its text is real text
 in the page's own letters, so that one drawing serves light, dark and print. Equal input gives equal bytes.
@@ -7,7 +7,6 @@ in the page's own letters, so that one drawing serves light, dark and print. Equ
 from __future__ import annotations
 
 import io
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ from markupsafe import Markup, escape
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from fedlab.runs.metrics import MetricTable
 
@@ -34,7 +32,6 @@ RULE = 0  # slot of hairlines
 # A PDF has no page around it that colors it: the page's light colors by slot, and that of its text.
 PAPER = ("#d9dcda", "#858d94", "#2f6db3", "#c46a1b", "#12806a", "#8257a8", "#b8456b", "#7c7a1f", "#3b95b8")
 INK = "#20262c"
-STEPS = (1, 2, 5, 10)  # between ticks
 
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -61,34 +58,6 @@ _CLEANING = (
     (r"#0101([0-9a-f]{2})", lambda match: f"var(--c{int(match[1], 16)})"),
     (r"\s*\n\s*", " "),
 )
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One line of a panel: a value for each round, NaN where there is none; ``band`` is (low, high) around it."""
-
-    label: str
-    slot: int
-    values: Sequence[float]
-    faint: bool = False
-    dashes: tuple[float, ...] | None = None  # None: its color's
-    band: tuple[Sequence[float], Sequence[float]] | None = None
-
-    @property
-    def extent(self) -> tuple[float, ...]:
-        """All that is drawn: the values, and the edges of the band."""
-        return (*self.values, *(value for edge in self.band or () for value in edge))
-
-
-@dataclass(frozen=True)
-class Trace:
-    """One line through points, from the first to the last, which has the larger dot."""
-
-    label: str
-    slot: int
-    x: Sequence[float]
-    y: Sequence[float]
-    dashes: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -120,6 +89,8 @@ class Plot:
         Its series. On a page several figures share one legend, so only a PDF has them.
     size, margins
         In points; margins are those left of, below, right of and above the axes.
+    x, y, unit
+        Titles of the axes; the unit is that of the values.
     """
 
     name: str
@@ -128,12 +99,20 @@ class Plot:
     legend: tuple[LegendEntry, ...] = ()
     size: tuple[float, float] = (WIDTH, HEIGHT)
     margins: tuple[float, float, float, float] = MARGINS
+    x: str = ""
+    y: str = ""
+    unit: str = ""
 
     @property
     def svg(self) -> Markup:
         """The figure as an element of a page: without size, colors and letters of its own."""
+        return self.under("")
+
+    def under(self, title: str) -> Markup:
+        """Return the same for a place under a title; titles of axes that are part of it are not written again."""
+        x, y = ("" if _says(title, words) else words for words in (self.x, self.y))
         with rc_context({**_STYLE, "svg.hashsalt": "fedlab"}), io.StringIO() as stream:
-            figure = self._figure(lambda slot: f"#0101{slot:02x}", 0.0)
+            figure = self._figure(lambda slot: f"#0101{slot:02x}", 0.0, x, y)
             figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
             drawing = stream.getvalue()
         body = drawing[drawing.index("</defs>") + len("</defs>") : drawing.rindex("</svg>")]
@@ -157,7 +136,7 @@ class Plot:
             "ytick.labelcolor": INK,
         }
         with rc_context({**_STYLE, **colors}), io.BytesIO() as stream:
-            figure = self._figure(PAPER.__getitem__, LEGEND_ROW * rows)
+            figure = self._figure(PAPER.__getitem__, LEGEND_ROW * rows, self.x, self.y)
             if entries:
                 handles = list(map(_legend_handle, entries))
                 legend = figure.legend(
@@ -168,14 +147,28 @@ class Plot:
             figure.savefig(stream, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
             return stream.getvalue()
 
-    def _figure(self, palette: Palette, below: float) -> Figure:
-        """Draw on a figure of its own, without pyplot, whose state a notebook may be using."""
+    def _figure(self, palette: Palette, below: float, x: str, y: str) -> Figure:
+        """Draw on a figure of its own, without pyplot, whose state a notebook may be using.
+
+        The title of the values lies above their axis, where a reader need not turn the head. A name may hold a dollar
+        sign, which is no formula.
+        """
         (width, height), (left, bottom, right, top) = self.size, self.margins
         whole = height + below
         figure = Figure(figsize=(width / PIXELS_PER_INCH, whole / PIXELS_PER_INCH))
         box = (left / width, (bottom + below) / whole, (width - left - right) / width, (height - bottom - top) / whole)
-        self.paint(figure.add_axes(box), palette)
+        axes = figure.add_axes(box)
+        self.paint(axes, palette)
+        if x:
+            axes.set_xlabel(x, labelpad=3, parse_math=False)
+        if values := " in ".join(filter(None, (y, self.unit))):
+            figure.text(0.0, 1.0, values, ha="left", va="top", parse_math=False)
         return figure
+
+
+def _says(title: str, words: str) -> bool:
+    """Return True if some words are part of a title, whatever their case."""
+    return bool(words and re.search(rf"(?<!\w){re.escape(words)}(?!\w)", title, re.IGNORECASE))
 
 
 def _legend_handle(entry: LegendEntry) -> Line2D:
@@ -204,155 +197,3 @@ def _slot_of(name: str, table: MetricTable) -> int:
 def dashes(slot: int) -> str:
     """Return a color's pattern as SVG's ``stroke-dasharray``."""
     return " ".join(f"{length:g}" for length in DASHES.get(slot, ())) or "none"
-
-
-def limits(panels: Sequence[Sequence[Curve]], bounds: tuple[float, float]) -> list[tuple[float, float]]:
-    """Return each panel's own range of values, of one common span: an inch is the same difference in all of them."""
-    ranges = []
-    for curves in panels:
-        values = [value for curve in curves for value in curve.extent if math.isfinite(value)]
-        ranges.append((min(values), max(values)) if values else (0.0, 0.0))
-    widest = max(high - low for low, high in ranges)
-    scale = max(abs(end) for pair in ranges for end in pair)
-    span = 1.2 * widest or 0.1 * scale or 1.0
-    middles = [(low + high) / 2 for low, high in ranges]
-    return [_inside(middle - span / 2, middle + span / 2, bounds) for middle in middles]
-
-
-def _inside(low: float, high: float, bounds: tuple[float, float]) -> tuple[float, float]:
-    """Shift a range into bounds rather than cut it; a margin stays for lines that run along a bound."""
-    margin = 0.04 * (high - low)
-    low, high = (low, high) if high <= bounds[1] + margin else (low - (high - bounds[1] - margin), bounds[1] + margin)
-    return (low, high) if low >= bounds[0] - margin else (bounds[0] - margin, high + (bounds[0] - margin - low))
-
-
-def panel(
-    name: str,
-    rounds: Sequence[int],
-    curves: Sequence[Curve],
-    *,
-    within: tuple[float, float],
-    percent: bool,
-    alt: str,
-    y: str = "",
-) -> Plot:
-    """Return a figure of values by round; a line goes on over rounds in which nothing was measured.
-
-    Parameters
-    ----------
-    name, alt
-        As of :class:`Plot`.
-    within
-        Range of the axis of values, which is written in percent where ``percent`` is set.
-    y
-        Title of that axis.
-    """
-    measured = [at for at in range(len(rounds)) if any(math.isfinite(curve.values[at]) for curve in curves)]
-    many = len(measured) > 20
-
-    def paint(axes: Any, palette: Palette) -> None:
-        places = [rounds[at] for at in measured]
-        for curve in curves:
-            color = palette(curve.slot)
-            if curve.band:
-                low, high = ([edge[at] for at in measured] for edge in curve.band)
-                axes.fill_between(places, low, high, color=color, alpha=0.16, linewidth=0, clip_on=False)
-            pattern = _pattern(curve)
-            axes.plot(
-                places,
-                [curve.values[at] for at in measured],
-                color=color,
-                linestyle=(0, pattern) if pattern else "-",
-                linewidth=1.0 if curve.faint else 1.8,
-                marker="o",
-                # A dot of the line's width shows a value between two gaps, and a larger one each round of a short run.
-                markersize=2.0 if curve.faint else 1.8 if many else 4.5,
-                markeredgewidth=0,
-                clip_on=False,
-            )
-        _values_axis(axes, within, percent)
-        _rounds_axis(axes, palette, rounds, 0.02 * (rounds[-1] - rounds[0]) or 0.5)
-        _titles(axes, "round", y)
-
-    legend = tuple(LegendEntry(curve.label, curve.slot, _pattern(curve)) for curve in curves if not curve.faint)
-    return Plot(name, alt, paint, legend)
-
-
-def _pattern(curve: Curve) -> tuple[float, ...]:
-    if curve.faint:
-        return ()
-    return DASHES.get(curve.slot, ()) if curve.dashes is None else curve.dashes
-
-
-def paths(
-    name: str,
-    traces: Sequence[Trace],
-    *,
-    within: tuple[float, float],
-    percent: bool,
-    alt: str,
-    x: str = "",
-    y: str = "",
-) -> Plot:
-    """Return a figure of values by an amount that grows, the last point of a line larger; arguments as of `panel`."""
-
-    def paint(axes: Any, palette: Palette) -> None:
-        for trace in traces:
-            pen = {"color": palette(trace.slot), "clip_on": False, "markeredgewidth": 0}
-            line = (0, trace.dashes) if trace.dashes else "-"
-            axes.plot(trace.x, trace.y, linestyle=line, linewidth=1.8, marker="o", markersize=3.0, **pen)
-            axes.plot(trace.x[-1:], trace.y[-1:], marker="o", markersize=7.0, **pen)
-        most = max((at for trace in traces for at in trace.x if math.isfinite(at)), default=0.0) or 1.0
-        axes.set_xlim(-0.02 * most, 1.04 * most)
-        axes.xaxis.set_major_locator(MaxNLocator(6, steps=STEPS))
-        _values_axis(axes, within, percent)
-        _plain_axes(axes, palette)
-        _titles(axes, x, y)
-
-    return Plot(name, alt, paint, tuple(LegendEntry(trace.label, trace.slot, trace.dashes) for trace in traces))
-
-
-def bars(name: str, rounds: Sequence[int], stacks: Sequence[Curve], *, alt: str, y: str = "") -> Plot:
-    """Return a figure of amounts by round, one on top of the other; arguments as of `panel`."""
-
-    def paint(axes: Any, palette: Palette) -> None:
-        bottom = [0.0] * len(rounds)
-        for stack in stacks:
-            amounts = [value if math.isfinite(value) else 0.0 for value in stack.values]
-            axes.bar(rounds, amounts, width=0.62, bottom=bottom, color=palette(stack.slot), linewidth=0, clip_on=False)
-            bottom = [below + amount for below, amount in zip(bottom, amounts, strict=True)]
-        axes.set_ylim(0, 1.08 * max(bottom) or 1.0)
-        axes.yaxis.set_major_locator(MaxNLocator(4, steps=STEPS))
-        _rounds_axis(axes, palette, rounds, 0.6)
-        _titles(axes, "round", y)
-
-    return Plot(name, alt, paint, tuple(LegendEntry(stack.label, stack.slot, bar=True) for stack in stacks))
-
-
-def _values_axis(axes: Any, within: tuple[float, float], percent: bool) -> None:
-    axes.set_ylim(*within)
-    axes.yaxis.set_major_locator(MaxNLocator(4, steps=STEPS))
-    if percent:
-        digits = 0 if within[1] - within[0] > 0.04 else 1 if within[1] - within[0] > 0.004 else 2
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.{digits}f} %"))
-
-
-def _rounds_axis(axes: Any, palette: Palette, rounds: Sequence[int], margin: float) -> None:
-    axes.set_xlim(min(rounds) - margin, max(rounds) + margin)
-    axes.xaxis.set_major_locator(MaxNLocator(7, integer=True, min_n_ticks=1))
-    _plain_axes(axes, palette)
-
-
-def _plain_axes(axes: Any, palette: Palette) -> None:
-    axes.tick_params(left=False, bottom=False, pad=4)
-    axes.grid(axis="y", color=palette(RULE), linewidth=0.8, clip_on=False)
-    axes.spines["bottom"].set_color(palette(RULE))
-
-
-def _titles(axes: Any, x: str, y: str) -> None:
-    """Write the titles of the axes; that of the values lies above them, where a reader need not turn the head.
-
-    A name may hold a dollar sign, which is no formula.
-    """
-    axes.set_xlabel(x, labelpad=3, parse_math=False)
-    axes.figure.text(0.0, 1.0, y, ha="left", va="top", parse_math=False)

@@ -18,6 +18,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from fedlab.errors import plural
 from fedlab.report import plots
 from fedlab.report.run_tables import TableCell, TableRow
 from fedlab.report.table_csv import address
@@ -76,7 +77,7 @@ def parse(text: str) -> Split:
         examples = f"{client['examples']:,}".replace(",", "\u202f")
         alt = ", ".join(f"{count} of {names[of]}" for of, count in (labels or {}).items())
         classes = plots.label_bar(labels, names, f"{name}: {alt}") if labels else None
-        size = plots.size_bar(client["examples"], most, f"{name}: {examples} examples")
+        size = plots.size_bar(client["examples"], most, f"{name}: {plural(client['examples'], 'example')}")
         rows.append(Share(name, examples, size, classes))
     lines = [
         [client["name"], client["examples"], *((client["labels"] or {}).get(name, "") for name in order)]

@@ -49,6 +49,7 @@ def render(result: Result, predictions: Predictions | None = None) -> str:
         absent=[] if results.worst else [name for name in clients if name not in result.rounds[-1]["clients"]],
         keys=keys,
         curves=curves,
+        sometimes_missing=charts.sometimes_missing(result),
         others=others,
         once=once,
         phases=phases,
@@ -85,4 +86,5 @@ def render_excerpt(result: Result) -> str:
         scores=run_tables.score_table(result),
         keys=keys,
         curves=curves,
+        sometimes_missing=charts.sometimes_missing(result),
     )

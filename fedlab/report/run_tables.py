@@ -12,6 +12,7 @@ from typing import Any
 from markupsafe import Markup
 
 from fedlab.data.sources import DataSource, describe_sources
+from fedlab.errors import plural
 from fedlab.privacy.accounting import describe
 from fedlab.runs.client_distribution import FEW, distributions, in_order, worst_first
 from fedlab.runs.formatting import MISSING, elapsed
@@ -67,7 +68,7 @@ def summary(result: Result) -> str:
     table, last = result.metric_table, result.rounds[-1]
     done, planned = last["round"], result.config.get("rounds", last["round"])
     what = system(result)
-    rounds = f"{done} of {planned} rounds" if done != planned else f"{done} round{'s' * (done != 1)}"
+    rounds = f"{done} of {plural(int(planned), 'round')}" if done != planned else plural(done, "round")
     when = f"After {rounds} of {what}" if done else f"Before the first round of {what}"
     score = result.score()
     tested = _clients_sentence(result)

@@ -9,6 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from fedlab.errors import plural
 from fedlab.report.table_csv import table_address
 
 FOLDER = Path(__file__).parent  # of templates, and of the script that sorts tables
@@ -32,6 +33,7 @@ def _environment() -> Environment:
     environment.filters["breakable"] = breakable
     environment.filters["in_words"] = in_words
     environment.globals["table_csv"] = table_address
+    environment.globals["plural"] = plural
     return environment
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from fedlab.errors import name_list
+from fedlab.errors import name_list, plural
 from fedlab.metrics import COMMON_METRICS, COMMON_PHASES, FRACTION, UNDECLARED_ORDER, Declares, Metric, Phase, Role
 from fedlab.runs.client_distribution import natural_key
 
@@ -159,7 +159,7 @@ class MetricTable:
             values = {client: known[metric.name] for client, known in clients.items() if metric.name in known}
             names = [client for client, value in values.items() if value == 0]
             if metric.when_zero and names:
-                found.append(f"{len(names)} of {len(values)} clients {metric.when_zero}: {name_list(names)}")
+                found.append(f"{len(names)} of {plural(len(values), 'client')} {metric.when_zero}: {name_list(names)}")
         return found
 
     def judged(self) -> list[str]:

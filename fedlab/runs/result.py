@@ -65,6 +65,11 @@ class Result:
         return self.metric_table.sorted(client_metric_names(self.rounds))
 
     @property
+    def tests_everybody(self) -> bool:
+        """True if tests are of all clients, not of samples; False in a Flower app, which does not say."""
+        return float(self.config.get("fraction_evaluate", 0.0)) == 1.0
+
+    @property
     def weights_sha256(self) -> str:
         """Hash of everything trained; equal hashes mean equal bits. Empty while the run is not finished."""
         return str(self.manifest.get("weights_sha256", ""))

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedlab.errors import ConfigError, DataError, suggest
+from fedlab.errors import ConfigError, DataError, plural, suggest
 from fedlab.models import efficientnet
 from fedlab.models.backbones import Standardize
 from fedlab.seeds import seeded
@@ -210,7 +210,7 @@ def stages_of(backbone: Backbone, trained: int, name: str) -> Sequence[nn.Module
     """
     if trained and trained >= len(backbone.stages):
         raise ConfigError(
-            f"network={name} has {len(backbone.stages)} stage{'s' if len(backbone.stages) > 1 else ''}, of which "
+            f"network={name} has {plural(len(backbone.stages), 'stage')}, of which "
             f"{trained} cannot be trained with the others frozen; "
             "use freeze=backbone or freeze=none"
         )

@@ -33,7 +33,7 @@ from fedlab.data.pixels import to_float
 from fedlab.data.segmentation import augment, camvid
 from fedlab.data.segmentation.camvid import CLASSES, DRIVES, FREQUENCIES, IGNORE_INDEX
 from fedlab.data.sources import DataSource
-from fedlab.errors import ConfigError, DataError, suggest
+from fedlab.errors import ConfigError, DataError, plural, suggest
 from fedlab.metrics import FRACTION, Metric
 from fedlab.models.fcn import STRIDE, FcnNet
 from fedlab.workload import WorkloadSpec
@@ -197,7 +197,8 @@ class CamVid:
         count, parts = len(examples), self.data_config.clients_per_domain
         if parts > count // 2:
             raise ConfigError(
-                f"option 'data.clients_per_domain': {count} views cannot be split over {parts} clients of at least 2 "
+                f"option 'data.clients_per_domain': {plural(count, 'view')} cannot be split over "
+                f"{plural(parts, 'client')} of at least 2 "
                 f"each; ask for at most {count // 2}"
             )
         rows = slice(part * count // parts, (part + 1) * count // parts)

@@ -40,14 +40,15 @@ from fedlab.data.molecules.ownership import MoleculeAllocation
 from fedlab.data.molecules.scaffolds import MoleculePartition
 from fedlab.data.partitioners import MIN_EXAMPLES
 from fedlab.data.sources import DataSource
-from fedlab.errors import DataError
+from fedlab.errors import DataError, plural
 from fedlab.evaluation import molecule_plots as pictures
 from fedlab.evaluation import molecules as scores
 from fedlab.files import expand_user
 from fedlab.metrics import FRACTION, Metric
 from fedlab.models import mpgvae
 from fedlab.models.graph_generator import GraphGenerator
-from fedlab.models.graphnvp import QM9_SIZES, ZINC_SIZES, GraphNVP
+from fedlab.models.graphnvp import GraphNVP
+from fedlab.models.graphnvp_conditioners import QM9_SIZES, ZINC_SIZES
 from fedlab.models.mpgvae import MPGVAE
 from fedlab.seeds import seeded
 from fedlab.training import Progress, null_progress
@@ -307,7 +308,9 @@ def _own(path: Path, workload: Molecules) -> smiles.Molecules:
     found = smiles.load_molecules(path, workload.vocabulary, workload.data_config.max_examples, _order(workload))
     found = ownership.drop_lossy(found) if workload.lossy == "drop" else found
     if len(found) < 2 * MIN_EXAMPLES:
-        raise DataError(f"{path} has {len(found)} molecules that can be used; at least {2 * MIN_EXAMPLES} are needed")
+        raise DataError(
+            f"{path} has {plural(len(found), 'molecule')} that can be used; at least {2 * MIN_EXAMPLES} are needed"
+        )
     return found
 
 

@@ -25,7 +25,7 @@ from pydantic import Field
 from fedlab.comm.grid import MEGABYTE
 from fedlab.comm.sampling import Sampler, read_schedule
 from fedlab.config.schema import Config, parse_join_rounds
-from fedlab.errors import ConfigError
+from fedlab.errors import ConfigError, plural
 from fedlab.strategies.aggregation import server_optimizers
 from fedlab.strategies.aggregation.client import START_LOSS, make_replies, make_reply
 from fedlab.strategies.aggregation.rule import AggregationSpec, ClientUpdate, Rule, client_update, client_updates
@@ -109,6 +109,7 @@ def check_memory(name: str, workload: Workload, config: Config) -> None:
     if asked * model > limit:
         raise ConfigError(
             f"aggregation {name!r} needs all replies of a round at once: {asked} models of {model:.3g} MB are "
-            f"{asked * model:.4g} MB, and option server.max_replies_mb allows {limit:g}; lower fraction_train so that "
-            f"at most {int(limit / model)} clients train in a round, raise the option, or use a rule that sums"
+            f"{asked * model:.4g} MB, and option server.max_replies_mb allows {limit:g}; lower fraction_train so "
+            f"that a round has at most {plural(int(limit / model), 'client')}, raise the option, or use a rule that "
+            "sums"
         )

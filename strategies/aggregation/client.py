@@ -114,11 +114,22 @@ def clip(
 ) -> tuple[dict[str, Tensor], bool]:
     """Return the model with its change scaled to a Euclidean norm of at most ``limit``, and True if it had that before.
 
-    The norm is that of all trainable arrays together; the other arrays are returned as they were sent. A norm of 0 is
+    Arrays that are not trainable are returned as they were sent.
+    """
+    change, whole = clipped_change(trained, sent, trainable, limit)
+    moved = {name: (sent[name].double() + delta).to(sent[name].dtype) for name, delta in change.items()}
+    return {name: moved.get(name, tensor) for name, tensor in sent.items()}, whole
+
+
+def clipped_change(
+    trained: Mapping[str, Tensor], sent: Mapping[str, Tensor], trainable: set[str] | frozenset[str], limit: float
+) -> tuple[dict[str, Tensor], bool]:
+    """Return the change of the trainable arrays, float64, scaled to a Euclidean norm of at most ``limit``.
+
+    True comes with it if it had that norm before. The norm is that of all trainable arrays together. A norm of 0 is
     left as it is, where Flower's function divides by it.
     """
     change = {name: trained[name].cpu().double() - sent[name].double() for name in sorted(trainable)}
     norm = float(torch.stack([delta.square().sum() for delta in change.values()]).sum().sqrt())
     share = limit / norm if norm > limit else 1.0
-    moved = {name: (sent[name].double() + share * delta).to(sent[name].dtype) for name, delta in change.items()}
-    return {name: moved.get(name, tensor) for name, tensor in sent.items()}, norm <= limit
+    return {name: share * delta for name, delta in change.items()}, norm <= limit

@@ -35,10 +35,11 @@ from torch import Tensor
 from fedlab.comm.sampling import Sampler
 from fedlab.config.schema import Config
 from fedlab.config.sections import PositiveFloat
+from fedlab.errors import plural
 from fedlab.models.batchnorm_stats import adapt_batchnorm, batch_norms
 from fedlab.privacy.accounting import PrivacyAccount, Release
 from fedlab.privacy.noise import gaussian_noise
-from fedlab.strategies.aggregation.client import CLIPPING_NORM, UNCLIPPED, clip
+from fedlab.strategies.aggregation.client import CLIPPING_NORM, UNCLIPPED, clipped_change
 from fedlab.strategies.aggregation.rule import AggregationSpec, ClientUpdate, WeightedMean, accumulate
 from fedlab.strategies.protocol import loaded_model
 from fedlab.training import resolve_device
@@ -129,8 +130,12 @@ class ClippingDP(WeightedMean[DpOptions], Generic[DpOptions]):
         self.unclipped = 0.0  # number of updates within the norm
 
     def add_floats(self, update: ClientUpdate, weight: float) -> None:
-        """Add the clipped update; one that its client clipped may be above the norm by rounding."""
-        clipped, whole = clip(update.arrays, self.current, self.trainable, self.norm * (1 + 1e-5))
+        """Add the clipped change, float64; one that its client has clipped is above the norm by rounding, if at all.
+
+        A sum of float32 models would round, with each client, all that was added before it, by more than the noise of a
+        large cohort's mean is made for (Casacuberta et al., CCS 2022).
+        """
+        clipped, whole = clipped_change(update.arrays, self.current, self.trainable, self.norm)
         accumulate(self.sums, clipped, [name for name in self.floats if name in self.trainable], weight)
         self.unclipped += update.metrics.get(UNCLIPPED, float(whole))
 
@@ -138,8 +143,11 @@ class ClippingDP(WeightedMean[DpOptions], Generic[DpOptions]):
         """Return the mean with its noise, the statistics as they were, and move the norm."""
         self.used, self.rounds = self.norm, self.rounds + 1
         self.stdv = self.multiplier(self.count) * self.norm / self.count
-        mean = {name: value.double() for name, value in self.mean(total).items()}  # rounded after the noise, not before
-        noisy = {name: value + self.noise(value.shape, self.stdv).to(value) for name, value in mean.items()}
+        mean = self.mean(total)
+        noisy = {  # rounded after the noise, not before
+            name: self.current[name].double() + value + self.noise(value.shape, self.stdv).to(value)
+            for name, value in mean.items()
+        }
         self.account.spend()
         self.norm = self.next_norm(self.unclipped, self.count)
         return {**{name: self.current[name] for name in self.floats}, **noisy}
@@ -217,7 +225,7 @@ class AdaptiveClippingDP(ClippingDP[AdaptiveOptions]):
             return ""
         return (
             f"a noise_multiplier of {wanted:g} needs a count_noise of more than {wanted / 2:g}, and it is {noise:g} "
-            f"with {clients} clients"
+            f"with {plural(clients, 'client')}"
         )
 
     def count_noise(self, clients: int) -> float:

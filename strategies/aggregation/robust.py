@@ -28,6 +28,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from fedlab.errors import plural
 from fedlab.strategies.aggregation.rule import AggregationSpec, ClientUpdate, Options, Rule, accumulate
 
 
@@ -112,7 +113,9 @@ class TrimmedMean(RobustRule[TrimmedOptions]):
         if int(self.options.trim_fraction * clients):
             return ""
         needed = math.ceil(1 / self.options.trim_fraction)
-        return f"a share of {self.options.trim_fraction:g} trims none of {clients} clients; {needed} are needed"
+        return (
+            f"a share of {self.options.trim_fraction:g} trims none of {plural(clients, 'client')}; {needed} are needed"
+        )
 
     def aggregate_floats(self, server_round: int, total: float) -> dict[str, Tensor]:
         """Return the means without the floor(share n) smallest and as many largest values."""

@@ -210,7 +210,7 @@ class Rule(Generic[Options]):
             When there are fewer updates than :attr:`min_updates`.
         """
         if self.count < self.min_updates:
-            raise RunError(f"{self.count} replies are too few to aggregate; this rule needs {self.min_updates}")
+            raise RunError(f"too few replies to aggregate: {self.count}, and this rule needs {self.min_updates}")
         self._raise_to_rows()
         new = {**self.counters, **self.aggregate_floats(server_round, total)}
         result = {name: new[name].to(tensor.dtype) for name, tensor in self.current.items()}

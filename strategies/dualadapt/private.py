@@ -17,8 +17,9 @@ covered; accuracies on a client's test data are not sent where noise is secret.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,6 @@ from fedlab.config.schema import Config
 from fedlab.data.dataset import ArrayDataset
 from fedlab.errors import ConfigError
 from fedlab.models import class_moments
-from fedlab.models.batchnorm_stats import encode
 from fedlab.models.feature_classifier import features_of, probabilities
 from fedlab.models.gaussian_mixture import GaussianMixture
 from fedlab.privacy.accounting import PrivacyAccount, Release, gradient_noise, noise_multiplier
@@ -102,24 +102,40 @@ def account_of(config: Config) -> PrivacyAccount | None:
     return account
 
 
+@torch.no_grad()
 def plain_features(model: nn.Module, data: ArrayDataset, device: torch.device) -> Tensor:
     """Return a client's features (examples, width) under G with the server's batch-norm statistics.
 
     They are finite and at most ``LARGEST``, whatever the example is: one that made the round fail would tell that it
-    is there.
+    is there. Every batch has as many inputs, the last one with zeros for those that it lacks: a library may round in
+    another way for one or two rows than for many, and so an example's features would tell how many others there are.
 
     Raises
     ------
     ConfigError
         When an example has several rows of features.
     """
-    z = encode(features_of(model), data, device, BATCH).nan_to_num(0.0).clamp(-LARGEST, LARGEST)
-    if len(z) != len(data):
-        raise ConfigError(
-            "option 'dualadapt.local_privacy' protects one row of features for each example, and this workload's "
-            f"examples have {len(z) // len(data)} rows each; set it to off"
-        )
-    return z
+    features, parts = features_of(model).eval(), []
+    for batch in data.batches(BATCH):
+        x = batch["x"].to(device)
+        z = features(filled_up(x, BATCH))
+        if len(z) != BATCH:
+            raise ConfigError(
+                "option 'dualadapt.local_privacy' protects one row of features for each example, and this workload's "
+                f"examples have {len(z) // BATCH} rows each; set it to off"
+            )
+        parts.append(z[: len(x)])
+    return torch.cat(parts).nan_to_num(0.0).clamp(-LARGEST, LARGEST)
+
+
+def alone(function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+    """Return a function of rows (rows, ...) that treats each by itself, to the bit as with any number of others."""
+    return torch.cat([function(part) for part in torch.split(filled_up(rows, BATCH), BATCH)])[: len(rows)]
+
+
+def filled_up(rows: Tensor, size: int) -> Tensor:
+    """Return rows (rows, ...) with zeros after them, up to the next multiple of ``size``."""
+    return torch.cat([rows, rows.new_zeros(-len(rows) % size, *rows.shape[1:])])
 
 
 def release_features(
@@ -140,7 +156,7 @@ def release_features(
     """
 
     def probabilities_of(rows: Tensor) -> Tensor:
-        return torch.stack([probabilities(head, rows) for head in heads]).mean(0)
+        return torch.stack([alone(partial(probabilities, head), rows) for head in heads]).mean(0)
 
     drawn = source.sample(PUBLIC_ROWS).to(z)
     p = probabilities_of(drawn)

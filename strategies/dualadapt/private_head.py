@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -24,11 +25,13 @@ from torch.func import functional_call, grad, vmap
 from fedlab.config.training_options import ClientConfig
 from fedlab.errors import ConfigError
 from fedlab.models import conformal
+from fedlab.models.feature_classifier import probabilities
 from fedlab.models.gaussian_mixture import GaussianMixture
 from fedlab.optimizers import Adam, cosine_rates
 from fedlab.privacy.accounting import Release
 from fedlab.privacy.noise import gaussian_noise, poisson_sample
-from fedlab.strategies.dualadapt.local_head import local_loss, opinions
+from fedlab.strategies.dualadapt.local_head import local_loss
+from fedlab.strategies.dualadapt.private import alone, filled_up
 from fedlab.strategies.dualadapt.shared import Options
 
 CHUNK = 256  # examples whose gradients are held at a time
@@ -56,7 +59,8 @@ def clipped_sum(head: nn.Module, columns: Mapping[str, Tensor], discrepancy_weig
     """Return the sum of the examples' gradients of the local loss, each shortened to norm ``clip``, by weight's name.
 
     Norms and sums are in float64: in float32 one example more would also change the rounding of all others' sum
-    (Casacuberta et al., CCS 2022). A gradient that is not finite counts as 0.
+    (Casacuberta et al., CCS 2022); a chunk has as many rows whatever the sample's size, for the same reason. A gradient
+    that is not finite counts as 0.
 
     Parameters
     ----------
@@ -72,10 +76,12 @@ def clipped_sum(head: nn.Module, columns: Mapping[str, Tensor], discrepancy_weig
     each = vmap(grad(loss), in_dims=(None, 0, 0, 0, 0))
     total = {name: torch.zeros_like(weight, dtype=torch.float64) for name, weight in weights.items()}
     for begin in range(0, len(columns["z"]), CHUNK):
-        chunk = (columns[name][begin : begin + CHUNK] for name in ("z", "labels", "weights", "p_global"))
+        rows = slice(begin, begin + CHUNK)
+        chunk = [filled_up(columns[name][rows], CHUNK) for name in ("z", "labels", "weights", "p_global")]
         gradients = {name: gradient.double() for name, gradient in each(weights, *chunk).items()}  # (examples, *shape)
         norms = torch.stack([gradient.flatten(1).norm(dim=1) for gradient in gradients.values()]).norm(dim=0)
         factors = (clip / norms.clamp_min(1e-12)).clamp_max(1.0).where(norms.isfinite(), 0.0)
+        factors[len(columns["z"][rows]) :] = 0.0  # of what fills the chunk up
         for name, gradient in gradients.items():
             total[name] += torch.einsum("n,n...->...", factors, gradient.nan_to_num(0.0, 0.0, 0.0))
     return total
@@ -111,10 +117,11 @@ def fit_private_head(
     """
     check_head(head)
     local = deepcopy(start or head).requires_grad_(True).eval()
-    p_global, mean_probs = opinions(head, z, start)
+    p_global = alone(partial(probabilities, head), z)
+    mean_probs = (p_global + alone(partial(probabilities, start), z)) / 2 if start else p_global
     weights = torch.ones(len(z), device=z.device)
     if options.client_weights:  # not normalized to mean 1, which would look at all examples; clipping sets the scale
-        log_prob = source.log_prob(z).nan_to_num(-torch.inf)  # NaN would end the round, and tell that it was there
+        log_prob = alone(source.log_prob, z).nan_to_num(-torch.inf)  # NaN would end the round, and tell of itself
         weights = conformal.conformal_p_value(log_prob, quantiles).to(z)
     columns = {"z": z, "labels": mean_probs.argmax(1), "weights": weights, "p_global": p_global}
     rates, optimizer = cosine_rates(training.learning_rate, release.steps), Adam(local.parameters(), 0.0)

@@ -18,6 +18,13 @@ def test_one_run_has_no_deviation():
     assert cells.gain([-2.0, 1.0]) == "-0.5 ± 2.1 (≥ -2.0)"
 
 
+def test_a_gap_that_may_be_none_has_no_share():
+    assert cells.share_of_gap([2.0, 1.0, 3.0], [4.0, 4.1, 3.9]) == "50 %"
+    assert cells.share_of_gap([2.0, 1.0, 3.0], [0.5, -0.4, 0.6]) == "-"  # its interval holds 0
+    assert cells.share_of_gap([2.0, 1.0, 3.0], [-4.0, -4.1, -3.9]) == "-"  # there is none to close
+    assert cells.share_of_gap([2.0], [4.0]) == "-"  # one seed has no interval
+
+
 def test_a_column_is_of_one_client_whatever_the_order_of_the_runs_answers():
     found = cells.by_client([{"usps": 0.9, "mnist_m": 0.5}, {"mnist_m": 0.5, "usps": 0.9}], ["usps", "mnist_m"])
     assert found.tolist() == [[90.0, 50.0, 70.0]] * 2

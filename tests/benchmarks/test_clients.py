@@ -89,6 +89,28 @@ def test_the_command_measures_the_rows_that_are_named(tmp_path, monkeypatch, cap
     assert "plain torch loop" in capsys.readouterr().out
 
 
+def test_the_host_s_rows_are_those_that_are_named(monkeypatch, capsys):
+    measured = []
+
+    def measure(row, work):
+        measured.append(row)
+        return Measured(row, work, (1.0,), cpu=[1.0, 1.0])
+
+    monkeypatch.setattr(clients, "measure", measure)
+    for given, rows in (
+        (["--rows", "inprocess_vectorized"], ["inprocess_vectorized"]),
+        ([], ["inprocess", "inprocess_vectorized", "inprocess_at_once"]),
+    ):
+        measured.clear()
+        monkeypatch.setattr(sys, "argv", ["clients", "--host", "--cohorts", "50", *given])
+        clients.main()
+        assert measured == rows
+    monkeypatch.setattr(sys, "argv", ["clients", "--host", "--rows", "inprocess", "pool"])
+    with pytest.raises(SystemExit) as exit_:
+        clients.main()
+    assert exit_.value.code == 2 and "--rows names pool; leave these out" in capsys.readouterr().err
+
+
 def test_the_host_takes_milliseconds_of_the_round_that_took_the_fewest():
     work = Work("tiny", 100, 100, 3)
     measured = [Measured("inprocess", work, cpu=[9.0, 0.5, 0.25]), Measured("inprocess_vectorized", work, error="no")]

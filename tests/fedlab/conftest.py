@@ -6,7 +6,8 @@ import pytest
 
 import fedlab
 import toy
-from fedlab.comparison.result import Cell, Comparison
+from fedlab.comparison.cell import Cell
+from fedlab.comparison.result import Comparison
 from tables import put
 
 SEEDS = (0, 1)

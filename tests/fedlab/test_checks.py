@@ -70,7 +70,7 @@ def _toy_workload(monkeypatch):
         ({"device": "gpu"}, "option 'device'.*got 'gpu'"),
         ({"device": "cuda:99"}, "device 'cuda:99' was asked for, but this machine has"),
         ({"data.num_clients": 3}, r"clients=3, but workload 'blobs' has 2 partitions \(near, far\)"),
-        ({"min_clients": 3}, "min_clients=3 is more than the 2 clients"),
+        ({"min_clients": 3}, "min_clients=3 is more than the run's 2 clients"),
         ({"dualadapt.components": 91}, "mixture of 91 components cannot be fitted to 90 source examples"),
         ({"dualadapt.variance_floor": "inf"}, "option 'dualadapt.variance_floor'.*got 'inf'"),
         ({"name": "../elsewhere"}, "option 'name'"),

@@ -4,7 +4,17 @@ import errno
 
 import pytest
 
-from fedlab.errors import MAX_NAMES, REMEDIES, ConfigError, DataError, FedlabError, RunError, os_error_sentence, suggest
+from fedlab.errors import (
+    MAX_NAMES,
+    REMEDIES,
+    ConfigError,
+    DataError,
+    FedlabError,
+    RunError,
+    os_error_sentence,
+    plural,
+    suggest,
+)
 
 
 def test_a_close_name_is_proposed():
@@ -17,6 +27,11 @@ def test_a_few_names_are_all_listed_when_none_is_close():
 
 def test_many_names_are_not():
     assert suggest("zzz", [f"option-{i}" for i in range(MAX_NAMES + 1)]) == "nothing known has a name like that."
+
+
+def test_one_thing_has_no_plural():
+    counts = [(0, "0 cells"), (1, "1 cell"), (2, "2 cells"), (12345, "12,345 cells")]
+    assert [plural(count, "cell") for count, _ in counts] == [words for _, words in counts]
 
 
 @pytest.mark.parametrize("kind", [ConfigError, DataError, RunError])

@@ -11,6 +11,7 @@ from fedlab.comparison.across import tables
 from fedlab.comparison.across.comparison_set import ComparisonSet
 from fedlab.comparison.page import script
 from fedlab.comparison.page_tables import margin, number, records, signed
+from fedlab.errors import plural
 from fedlab.report import template
 from fedlab.report.charts import Drawing
 from fedlab.report.figures import REFERENCE, SLOTS
@@ -51,7 +52,7 @@ def summary(found: ComparisonSet) -> str:
     measure, sets = found.metric_table.title(found.metric), f"{len(found.names)} data sets"
     rows = [row for row in records(found.summary()) if math.isfinite(row["rank"])]
     if len(rows) < 2:
-        return f"{len(found.variants)} variants on {sets}, by {measure}; {tables.ranking_note(found)}"
+        return f"{plural(len(found.variants), 'variant')} on {sets}, by {measure}; {tables.ranking_note(found)}"
     best = min(rows, key=lambda row: float(row["rank"]))
     start = (
         f"Of {len(rows)} variants on {sets}, {best['variant']} has the best mean rank by {measure}: {best['rank']:.2f}"

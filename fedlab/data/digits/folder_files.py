@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedlab.data.digits import image_files
-from fedlab.errors import DataError, FedlabWarning, os_error_sentence
+from fedlab.errors import DataError, FedlabWarning, os_error_sentence, plural
 
 TEST = "test"  # name of the sub-folder with labels, in letters of any case
 MAX_KINDS = 5  # endings that a message names
@@ -50,7 +50,8 @@ class FolderFiles:
         """
         if skipped := self.skipped():
             warnings.warn(
-                f"{len(self.others):,} of {len(self.others) + len(self.images):,} files of {self.folder} are not used "
+                f"{len(self.others):,} of {plural(len(self.others) + len(self.images), 'file')} of {self.folder} "
+                "are not used "
                 f"({skipped}), the first is {self.others[0].relative_to(self.folder)}; images "
                 f"are {', '.join(image_files.FORMATS)}",
                 SkippedFilesWarning,

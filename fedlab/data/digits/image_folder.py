@@ -24,7 +24,7 @@ from fedlab.data.digits import folder_files, image_files
 from fedlab.data.digits.datasets import CLASSES
 from fedlab.data.digits.folder_files import FolderFiles
 from fedlab.data.pixels import to_float
-from fedlab.errors import DataError, suggest
+from fedlab.errors import DataError, plural, suggest
 
 SPLITS = ("train", "test")
 
@@ -116,7 +116,11 @@ def find_image_files(folder: Path) -> list[Path]:
 
 def _images(found: FolderFiles) -> list[Path]:
     if not found.images:
-        what = f"only {len(found.others):,} files of other kinds ({found.skipped()})" if found.others else "it is empty"
+        what = (
+            f"only {plural(len(found.others), 'file')} of other kinds ({found.skipped()})"
+            if found.others
+            else "it is empty"
+        )
         raise DataError(
             f"folder {found.folder} holds no image, {what}; put images into it ({', '.join(image_files.FORMATS)}), or "
             "give another"

@@ -33,7 +33,7 @@ from fedlab.data.dataset import ArrayDataset, Batch
 from fedlab.data.digits.datasets import EMBEDDED, SPLITS, unset_root
 from fedlab.data.digits.domains import Part
 from fedlab.data.sources import PACKAGE, DataSource
-from fedlab.errors import DataError, suggest
+from fedlab.errors import DataError, plural, suggest
 
 CUT_SEED = 1709  # one cut for all runs
 
@@ -181,7 +181,8 @@ def _read_domain(suite: DomainSuite, domain: str, folder: Path) -> LabeledArrays
     labels = np.asarray(labels, dtype=np.uint8)
     if len(inputs) != len(labels) or not len(labels) or labels.max() >= len(suite.classes):
         raise ValueError(
-            f"{len(inputs)} examples with {len(labels)} labels of which the largest is {labels.max(initial=0)}; "
+            f"{plural(len(inputs), 'example')} with {plural(len(labels), 'label')} of which the largest is "
+            f"{labels.max(initial=0)}; "
             f"expected as many labels, from 0 to {len(suite.classes) - 1}"
         )
     flat = np.ascontiguousarray(inputs).reshape(len(inputs), -1)

@@ -22,7 +22,7 @@ from fedlab.data.images.domain_suites import load_domain
 from fedlab.data.images.image_stores import FileStore, MemoryStore
 from fedlab.data.images.pacs import PACS, read_domain
 from fedlab.data.images.photo_folders import Photo
-from fedlab.errors import ConfigError, DataError, suggest
+from fedlab.errors import ConfigError, DataError, plural, suggest
 
 PACS_SIZE = 64  # pixels a side of the full set
 PACS_PHOTOS = replace(PACS, read_domain=partial(read_domain, size=PACS_SIZE))
@@ -201,7 +201,7 @@ def _warn_outside(folder: Path, photos: Sequence[Photo], classes: Sequence[str])
         for name, count in sorted(names.items())[:3]
     )
     warnings.warn(
-        f"{len(photos):,} images of {folder} are left out, which lie in no folder of a class of the source: {which}",
+        f"{plural(len(photos), 'image')} of {folder} left out, in no folder of a class of the source: {which}",
         SkippedFilesWarning,
         stacklevel=3,
     )

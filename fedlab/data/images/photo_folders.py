@@ -27,7 +27,7 @@ from fedlab.data.cache import cache_folder, cache_key, try_write
 from fedlab.data.digits import folder_files
 from fedlab.data.digits.folder_files import SkippedFilesWarning
 from fedlab.data.images import photo_files
-from fedlab.errors import DataError
+from fedlab.errors import DataError, plural
 
 PARALLEL_FILES = 64  # files from which worker processes are worth it
 CHUNK_FILES = 32  # files a task
@@ -98,7 +98,7 @@ def run_parallel(task: object, items: Sequence[object]) -> list[object]:
     except joblib.externals.loky.process_executor.TerminatedWorkerError:
         raise DataError(
             f"a process that decodes images ended, out of memory or by a file that its decoder cannot bear, among "
-            f"{len(items)} files; take away what is no photograph"
+            f"{plural(len(items), 'file')}; take away what is no photograph"
         ) from None
     return [result for part in parts for result in part]
 
@@ -164,7 +164,7 @@ def _warn(folder: Path, total: int, skipped: Sequence[tuple[str, str]]) -> None:
     where = f"all of them in {aside}" if try_write(aside, table.encode()) else f"{aside} could not be written"
     some = "; ".join(f"{name}: {reason}" for name, reason in skipped[:MAX_LISTED])
     warnings.warn(
-        f"{len(skipped):,} of {total:,} files of {folder} are not used: {some}; {where}",
+        f"{len(skipped):,} of {plural(total, 'file')} of {folder} are not used: {some}; {where}",
         SkippedFilesWarning,
         stacklevel=4,
     )

@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 
 import toy
 from fedlab.cli.app import app
-from fedlab.cli.common import plain_lines
 from fedlab.cli.errors import handle_errors
 from fedlab.cli.run import complete_option, complete_preset
 from fedlab.errors import FedlabWarning
@@ -38,66 +37,6 @@ def call(*arguments, code=0):
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     assert result.exit_code == code, result.output
     return result
-
-
-def test_list_names_what_there_is():
-    output = call("list").output
-    for word in ("dualadapt-digits", "digits", "source_only", "inprocess", "ray", "list options", "list datasets"):
-        assert word in output
-    assert "fedprox" not in call("list", "engines").output
-    assert "synthdigits" in call("list", "datasets").output
-    assert "krum" in call("list", "aggregations").output
-
-
-def test_list_options_shows_every_option_with_its_default():
-    output = call("list", "options").output
-    assert "dualadapt.mixup" in output
-    assert '"average"' in output
-    assert "ray.address" in output
-
-
-def test_in_a_pipe_an_option_begins_a_line_and_the_rest_of_its_description_is_indented(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "60")
-    for arguments in (("options",), ("options", "dualadapt-digits"), ()):
-        lines = call("list", *arguments).output.splitlines()
-        assert max(map(len, lines)) <= 120, max(lines, key=len)
-    lines = call("list", "options").output.splitlines()
-    at = next(at for at, line in enumerate(lines) if line.startswith("server.ema_decay "))
-    end = next(end for end in range(at + 1, len(lines)) if not lines[end].startswith(" "))
-    own = " ".join(" ".join(lines[at:end]).split())
-    assert own.startswith("server.ema_decay 0.98 ") and own.endswith("0: none")
-
-
-def test_in_a_pipe_a_long_cell_makes_its_own_row_longer_and_no_other():
-    path = "/data/" + 150 * "x"
-    rows = [("a", "1", "short"), ("b", 30 * "9", "three words more"), ("c", "2", f"see {path} there"), ("d", "", "")]
-    assert list(plain_lines(rows)) == [
-        f"a  1{19 * ' '}  short",
-        f"b  {30 * '9'}  three words more",
-        f"c  2{19 * ' '}  see",
-        f"{25 * ' '}{path}",
-        f"{25 * ' '}there",
-        "d",
-    ]
-    wide = [(70 * "w", 30 * "v", " ".join(40 * ["word"]))]
-    assert list(plain_lines(wide)) == ["  ".join(wide[0])]
-    runs = [("run", "what", "status"), ("adapt-photos-0", "dualadapt on image_folder", "finished")]
-    assert [line.index(row[2]) for line, row in zip(plain_lines(runs), runs, strict=True)] == [43, 43]
-
-
-def test_list_options_of_a_section_shows_its_options_with_their_defaults():
-    title, heads, *lines = call("list", "options", "client").output.strip().splitlines()
-    assert (title, heads.split()) == ("options", ["option", "default"])
-    assert all(line.startswith(("client.", " ")) for line in lines)
-    assert any(line.startswith("client.batch_size ") for line in lines)
-    assert "nothing_such" in call("list", "options", "nothing_such", code=1).stderr
-
-
-def test_list_options_of_a_preset_shows_its_values(tmp_path):
-    lines = call("list", "options", toy.write_preset(tmp_path, rounds=7)).output.splitlines()
-    assert any(line.split()[:2] == ["rounds", "7"] for line in lines)
-    assert not any(line.startswith("digits.") for line in lines)  # they have no effect there
-    assert "only options are of a preset" in call("list", "engines", "toy.toml", code=1).stderr
 
 
 def test_print_config_prints_a_preset_that_gives_the_same_configuration_and_runs_nothing(tmp_path):
@@ -203,13 +142,6 @@ def test_a_run_that_fails_has_status_1_and_says_where_it_stands(tmp_path):
     result = call("run", toy.write_preset(tmp_path), "blobs.broken=1", code=1)
     assert "partition 1 (far)" in result.stderr
     assert "the disk of this client is gone" in result.stderr
-
-
-def test_data_list_shows_where_each_domain_is_read_from():
-    output = call("data", "list").output
-    assert "the sets inside the package" in output
-    for domain in ("mnist", "usps", "mnist_m", "optdigits", "synthdigits", "svhn"):
-        assert domain in output
 
 
 def test_help_has_an_example_and_every_option_a_line():

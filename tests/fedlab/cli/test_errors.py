@@ -1,15 +1,11 @@
-"""Exceptions of commands become sentences and exit statuses, in one place; the log of a command."""
+"""Exceptions of commands become sentences and exit statuses, in one place."""
 
 from __future__ import annotations
 
 import errno
 import io
 import json
-import os
-import re
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import typer
@@ -20,7 +16,6 @@ from fedlab.cli.errors import InterruptedWithAdvice, handle_errors
 from fedlab.errors import FedlabError, RunError
 
 FULL = OSError(errno.ENOSPC, "No space left on device", "runs/a/metrics.jsonl")
-TIME = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} "
 
 
 def ended(error, **options):
@@ -33,19 +28,6 @@ def ended(error, **options):
     with pytest.raises(typer.Exit) as end:
         command(**options)
     return end.value.exit_code
-
-
-def fedlab(*arguments, output=subprocess.PIPE, **variables):
-    """A `fedlab` command as a process."""
-    command = [sys.executable, "-P", "-m", "fedlab", *arguments]
-    return subprocess.run(command, stdout=output, stderr=subprocess.PIPE, text=True, env={**os.environ, **variables})
-
-
-def every_command():
-    """Names of all commands, those of groups included."""
-    group = typer.main.get_command(app)
-    for name, command in group.commands.items():
-        yield from ([name, part] for part in command.commands) if hasattr(command, "commands") else [[name]]
 
 
 @pytest.mark.parametrize(
@@ -100,55 +82,6 @@ def test_a_character_that_the_terminal_lacks_is_shown_as_its_number(monkeypatch)
     assert raw.getvalue() == b"gr\\xf6\\xdfe \\udce9.png\n"
 
 
-@pytest.mark.parametrize("path", list(every_command()), ids=" ".join)
-def test_every_command_has_the_options_of_the_log(path):
-    said = CliRunner(env={"COLUMNS": "200"}).invoke(app, [*path, "--help"]).output
-    assert "--verbose" in said and "--log-file" in said
-
-
-def test_verbose_and_log_file_show_times_and_tracebacks(tmp_path):
-    log = tmp_path / "log.txt"
-    ended = CliRunner().invoke(app, ["run", "nonesuch", "--verbose", "--log-file", str(log)])
-    assert ended.exit_code == 1
-    for text in (ended.stderr, log.read_text()):
-        assert re.search(rf"^{TIME}INFO .*: fedlab .*, in {Path.cwd()}$", text, re.M)
-        assert re.search(rf"^{TIME}ERROR .*unknown preset 'nonesuch'", text, re.M)
-        assert "Traceback" in text
-    assert ended.stderr.splitlines()[-1].startswith("error: unknown preset")
-    assert CliRunner().invoke(app, ["list", "presets", "--log-file", str(log)]).exit_code == 0
-    assert re.search(rf"^{TIME}INFO .*done$", log.read_text().splitlines()[-1])  # appended
-
-
 def test_without_the_options_nothing_but_the_sentence_is_shown():
     ended = CliRunner().invoke(app, ["run", "nonesuch"])
     assert ended.stderr.startswith("error:") and len(ended.stderr.splitlines()) == 1
-
-
-def test_a_log_that_cannot_be_written_is_refused_before_anything_is_done(tmp_path):
-    ended = CliRunner().invoke(app, ["run", "nonesuch", "--log-file", str(tmp_path / "none" / "log.txt")])
-    assert ended.exit_code == 1
-    assert "--log-file" in ended.stderr and "nonesuch" not in ended.stderr
-
-
-@pytest.mark.engine
-def test_a_reader_that_goes_away_ends_a_command_in_silence():
-    read, write = os.pipe()
-    os.close(read)
-    try:
-        ended = fedlab("list", output=write)
-    finally:
-        os.close(write)
-    assert (ended.returncode, ended.stderr) == (141, "")
-
-
-@pytest.mark.engine
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
-def test_an_output_that_is_full_and_a_log_that_is_full_are_sentences():
-    with open("/dev/full", "w") as full:
-        ended = fedlab("list", "presets", output=full)
-    assert ended.returncode == 1
-    assert ended.stderr.startswith("error:") and "no space left on device" in ended.stderr.lower()
-    assert "Traceback" not in ended.stderr and "Exception ignored" not in ended.stderr
-    ended = fedlab("list", "presets", "--log-file", "/dev/full")
-    assert ended.returncode == 0 and "dualadapt-digits" in ended.stdout
-    assert len(re.findall("has stopped", ended.stderr)) == 1 and "Traceback" not in ended.stderr

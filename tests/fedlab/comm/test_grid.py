@@ -412,7 +412,7 @@ def test_too_few_clients_for_those_that_are_left_out_is_a_sentence():
         seen.refusals.left_out[1] = "three of its replies were refused"
         seen.start_round(2, 0.05)
 
-    with pytest.raises(RunError, match=r"1 clients are left, and the run needs 2 .*Left out: 1 \(svhn\): three"):
+    with pytest.raises(RunError, match=r"1 client left, and the run needs 2 .*Left out: 1 \(svhn\): three"):
         by(body, {77: 0, 5: 1})
 
 

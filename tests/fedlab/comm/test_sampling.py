@@ -82,7 +82,7 @@ def test_a_schedule_names_the_clients_of_each_round(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "rounds", "words"),
-    [("usps\n", 2, "has 1 rounds"), ("usp\n", 1, "'usp'.*did you mean 'usps'"), ("\xff", 1, "'ÿ'")],
+    [("usps\n", 2, "has 1 round, and"), ("usp\n", 1, "'usp'.*did you mean 'usps'"), ("\xff", 1, "'ÿ'")],
 )
 def test_a_schedule_that_does_not_fit_is_refused(tmp_path, text, rounds, words):
     file = tmp_path / "schedule.txt"

@@ -11,7 +11,8 @@ import fedlab
 import many_clients
 import toy
 from fedlab.comparison import earlier, files
-from fedlab.comparison.result import Cell, Comparison
+from fedlab.comparison.cell import Cell
+from fedlab.comparison.result import Comparison
 from tables import put
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import hashlib
+import json
 import math
 import re
 import shutil
@@ -12,9 +13,11 @@ import shutil
 import pandas as pd
 import pytest
 
+import few_clients
 from fedlab.comparison import client_panels, learning_curves, page_tables
+from fedlab.comparison.cell import FINISHED, Cell
 from fedlab.comparison.page import render, summary, write_comparison
-from fedlab.comparison.result import Cell
+from fedlab.comparison.result import Comparison
 from fedlab.runs.formatting import human_bytes
 from pages import Page
 
@@ -28,6 +31,33 @@ def changed(whole, folder, **changes):
 @pytest.fixture
 def text(comparison):
     return render(comparison)
+
+
+def test_a_mean_that_lacks_a_client_is_marked(tmp_path):
+    """Seed 1 loses the far client in round 1; the near one alone is a larger mean, and no gain."""
+    cells = []
+    for seed in range(2):
+        rounds = [(0.8, 0.2), (0.8, 0.3), (0.8, 0.4), (0.8, 0.5)]
+        written = few_clients.write_run(tmp_path, "lost", seed, rounds, "accuracy")
+        cells.append(Cell("lost", "s", seed, {}, written, FINISHED))
+    whole = Comparison(tmp_path, "toy", [0, 1], "lost", "accuracy", cells)
+    said = "An open dot is a mean without a client that was not tested in some rounds of a seed (far)"
+    assert said not in render(whole)
+    path = tmp_path / cells[1].run / "metrics.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    del records[1]["clients"]["far"]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    made = Comparison(tmp_path, "toy", [0, 1], "lost", "accuracy", cells)
+    assert said in render(made)
+    styles = page_tables.variants(made, made.summary())
+    for drawings, before in (
+        (learning_curves.curve_figures(made, styles), learning_curves.curve_figures(whole, styles)),
+        (learning_curves.cost_figures(made, styles), learning_curves.cost_figures(whole, styles)),
+    ):
+        line = rf'<path d="([^"]*)"[^>]*fill: none[^>]*var\(--c{styles[0].slot}\)'
+        broken, one = (re.findall(line, of[0].svg) for of in (drawings, before))
+        assert [line.count("L") for line in broken if "L" in line] == [1]
+        assert [line.count("L") for line in one if "L" in line] == [3]
 
 
 def test_the_page_is_one_file_that_loads_nothing_and_runs_its_own_script_only(comparison, tmp_path):
@@ -160,7 +190,7 @@ def test_nothing_finished_yet(comparison, tmp_path):
     cells = [Cell("source_only", "source_only", 0, {}, "cells/x"), Cell("a", "a", 0, {}, "cells/y", "failed", "why")]
     text = "".join(Page(render(changed(comparison, tmp_path, cells=cells))).text)
     assert "No cell of this comparison has finished yet." in text
-    assert "1 of 2 cells have not been run yet" in text and "why" in text
+    assert "Not run yet: 1 of 2 cells." in text and "why" in text
 
 
 def test_a_grid_names_its_rows_by_their_options(comparison, tmp_path):

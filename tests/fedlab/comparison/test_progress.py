@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+from types import SimpleNamespace
 
+import pytest
 from rich.console import Console
 
 import toy
@@ -25,6 +27,13 @@ def test_where_a_run_stands(tmp_path):
     with (tmp_path / "events.jsonl").open("a") as stream:
         stream.write('{"event": "pha')  # being written
     assert progress.current_phase(tmp_path) == "round 2 of 3, clients train"
+
+
+@pytest.mark.parametrize(("cells", "words"), [(1, "1 cell of toy: 1 at a time"), (2, "2 cells of toy: 1 at a time")])
+def test_one_cell_is_no_cells(cells, words):
+    comparison = SimpleNamespace(cells=[None] * cells, preset="toy", directory="out")
+    asked = SimpleNamespace(comparison=comparison, gpus=[], jobs=1, threads=2, backend=None)
+    assert progress.header(asked, 0).startswith(words)
 
 
 def test_a_terminal_sees_each_cell_end(tmp_path, monkeypatch):

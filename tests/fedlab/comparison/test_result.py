@@ -14,7 +14,8 @@ import fedlab
 import few_clients
 import many_clients
 from fedlab.comparison import coverage, files, learning_curves, page, page_tables, text_tables
-from fedlab.comparison.result import FAILED, FINISHED, Cell, Comparison
+from fedlab.comparison.cell import FAILED, FINISHED, Cell
+from fedlab.comparison.result import Comparison
 from fedlab.errors import RunError
 from fedlab.metrics import Metric
 from fedlab.runs.directory import RunDirectory
@@ -247,6 +248,31 @@ def test_the_target_counts_when_all_seeds_reach_it(comparison):
     assert high["reach_rounds"] == pytest.approx(2 / 3)  # seed 1 before the first round
     assert high["reach_bytes"] == pytest.approx(2 / 3 * 220)
     assert high["reach_seconds"] == pytest.approx((4 + 2 + 4) / 3)
+
+
+@pytest.mark.parametrize(("sampled", "rounds"), [(False, 3.0), (True, 1.0)])
+def test_rounds_without_a_client_do_not_reach_a_target(tmp_path, sampled, rounds):
+    """The hard client joins in round 2 and is lost in round 4: until then the easy one alone is at the target."""
+    written = few_clients.write_run(
+        tmp_path, "late", 0, [(0.5, math.nan), (0.8, math.nan), (0.8, 0.2), (0.8, 0.6), (0.9, math.nan)], "accuracy"
+    )
+    if sampled:
+        path = tmp_path / written / "config.toml"
+        path.write_text(path.read_text().replace("fraction_evaluate = 1.0", "fraction_evaluate = 0.5"))
+    lines = (tmp_path / written / "metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    for record in records:  # a client that is away reports nothing
+        record["clients"] = {name: of for name, of in record["clients"].items() if not math.isnan(of["accuracy"])}
+    if sampled:  # one client in each round
+        for record in records:
+            record["clients"] = dict(list(record["clients"].items())[:1])
+    (tmp_path / written / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    cells = [Cell("late", "s", 0, {}, written, FINISHED)]
+    made = Comparison(tmp_path, "toy", [0], "late", "accuracy", cells, target=0.7)
+    (row,) = made.summary().to_dict("records")
+    assert (row["reached"], row["reach_rounds"]) == (1, rounds)
+    assert made.curves["complete"].tolist() == ([True] * 5 if sampled else [False, False, True, True, False])
+    assert "A round in which a client was not tested does not count." in " ".join(text_tables.reach(made).notes)
 
 
 def test_domains_are_a_row_for_each_client(comparison):

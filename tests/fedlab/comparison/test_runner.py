@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import os
@@ -13,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 from typer.testing import CliRunner
 
 import fedlab
@@ -33,6 +31,8 @@ from tables import put
 from waiting import wait_until
 
 SUPPORT = Path(__file__).parents[2] / "support"
+
+
 SHORT = {"rounds": 1, "blobs.domains": "near"}
 
 
@@ -185,44 +185,6 @@ def test_what_a_kill_left_of_a_beginning_is_made_anew(preset, tmp_path):
     assert running.finished(path)
 
 
-@pytest.mark.engine
-def test_quiet_json_and_lines_say_the_same(preset, tmp_path):
-    options = ("--strategies", "source_only", "--seeds", 1, "--target", 0.9, "rounds=1")
-    plain = call("compare", preset, *options).output
-    assert "1 cells of" in plain and "1/1  source_only, seed 0  accuracy" in plain
-    assert "Until accuracy is 90.0 %" in plain
-    assert max(map(len, plain.splitlines()[2:-1])) <= 100
-    assert call("compare", preset, *options, "--quiet").output.strip() == str(tmp_path / "comparisons" / "toy")
-    lines = [json.loads(line) for line in call("compare", preset, *options, "--json").output.splitlines()]
-    assert [line["event"] for line in lines] == ["begin", "result"]
-    assert lines[0]["finished"] == 1
-    assert lines[-1]["rows"][0]["label"] == "source_only"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (["--strategies", "dualadap"], "did you mean 'dualadapt'"),
-        ([], "no strategy to compare"),
-        (["--strategies", "dualadapt", "--jobs", 99], "--jobs 99 with threads=1 needs 99 CPU cores"),
-        (["--strategies", "dualadapt", "--baseline", "oracle"], "the baseline 'oracle' is none of the compared"),
-        (
-            ["--strategies", "dualadapt", "rounds=2", "--budget", "rounds=3"],
-            "rounds are set as an option and as a budget",
-        ),
-        (["--strategies", "dualadapt", "--target", "nan"], "the target is nan"),
-        (
-            ["--strategies", "dualadapt", "--metric", "accuracy", "--target", "40"],
-            "the target is 40, and accuracy is a fraction between 0 and 1; 40.0 % is 0.4",
-        ),
-    ],
-)
-def test_bad_input_is_one_sentence_and_leaves_nothing(preset, tmp_path, arguments, sentence):
-    result = call("compare", preset, *arguments, code=1)
-    assert sentence in " ".join(result.stderr.split())
-    assert [path.name for path in tmp_path.iterdir()] == ["toy.toml"]
-
-
 def test_the_command_goes_on_with_what_it_was_asked_for(preset):
     request = ComparisonRequest(
         preset,
@@ -290,12 +252,6 @@ class AnyCluster:
         return len(tasks)
 
 
-def test_one_comparison_at_a_time(preset, tmp_path):
-    with running.directory_lock(tmp_path / "out"):
-        error = call("compare", preset, "--strategies", "source_only", "--out", tmp_path / "out", code=1).stderr
-    assert "another comparison may run there" in error
-
-
 def start(tmp_path, preset, *options):
     script = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
@@ -304,25 +260,6 @@ def start(tmp_path, preset, *options):
     )
     command = [sys.executable, "-c", script, "compare", preset, "--strategies", "source_only,dualadapt", *options]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
-
-
-def test_tables_in_latex_go_to_the_output_and_the_progress_to_the_terminal(preset, tmp_path, monkeypatch):
-    """`fedlab compare ... --latex > table.tex` takes minutes, too."""
-    terminal = Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
-    monkeypatch.setattr("fedlab.cli.compare.stderr", terminal)
-    options = ["--strategies", "source_only", "--seeds", "1", "rounds=1", "--jobs", "1", "--latex"]
-    result = call("compare", preset, *options)
-    assert result.stdout.startswith("\\begin{table}") or result.stdout.startswith("%")
-    assert "source_only, seed 0  accuracy" in terminal.file.getvalue()
-
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("fedlab.comparison.runner.execute", interrupted)
-    stopped = CliRunner().invoke(app, ["compare", preset, *options])
-    assert stopped.exit_code == 130 and stopped.output.rstrip().endswith(
-        "rounds=1 --strategies source_only --seeds 1 --jobs 1 --latex"
-    )
 
 
 @pytest.mark.engine

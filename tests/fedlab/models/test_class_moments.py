@@ -44,6 +44,15 @@ def test_one_example_changes_the_sums_by_no_more_than_the_sensitivity(values, la
     assert float(change.norm()) <= SENSITIVITY + 1e-9
 
 
+def test_an_example_far_away_changes_them_by_the_sensitivity_and_one_in_its_place_by_less_than_twice_that():
+    """One that is present or absent attains it; of two in each other's place the counts are the same."""
+    z, labels = features(30)
+    far, other = (torch.full((1, WIDTH), value) for value in (1e4, -1e4))
+    added = [clipped_sums(torch.cat([z, one]), torch.cat([labels, labels[:1]]), PUBLIC) for one in (far, other)]
+    assert float((added[0] - clipped_sums(z, labels, PUBLIC)).norm()) == pytest.approx(SENSITIVITY, rel=1e-9)
+    assert float((added[0] - added[1]).norm()) == pytest.approx(2.0, rel=1e-5)  # u^2 is nearly the same
+
+
 @pytest.mark.parametrize(("mean", "variance"), [(math.nan, 1.0), (0.0, 0.0), (math.inf, 1.0), (1e300, 1e-300)])
 def test_no_public_moments_void_the_sensitivity(mean, variance):
     """A server that sends others than those of its own features learns no more from the sums."""

@@ -9,7 +9,7 @@ import pytest
 
 from fedlab.comparison import files
 from fedlab.report.charts import Drawing
-from fedlab.report.figures import Curve, panel
+from fedlab.report.panels import Curve, panel
 from fedlab.report.pdf import write_figures
 from fedlab.report.rank_diagram import rank_diagram
 

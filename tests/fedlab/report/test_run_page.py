@@ -15,8 +15,9 @@ from fedlab.config.sections import to_toml
 from fedlab.metrics import Metric
 from fedlab.registry import find, load_config
 from fedlab.report import charts, commands, run_tables
-from fedlab.report.figures import REFERENCE, SLOTS, Curve, limits, panel, slots
-from fedlab.report.run_page import render, write_report
+from fedlab.report.figures import REFERENCE, SLOTS, slots
+from fedlab.report.panels import Curve, limits, panel
+from fedlab.report.run_page import render, render_excerpt, write_report
 from fedlab.runs.formatting import elapsed
 from fedlab.runs.metrics import MetricTable
 from fedlab.runs.result import Result
@@ -174,6 +175,34 @@ def test_a_missing_round_is_a_gap_and_is_said(tmp_path):
     assert not [words for words in seen.labels if "nan" in words]
 
 
+def test_the_mean_does_not_jump_where_a_client_is_lost(tmp_path):
+    """Its line is broken there, with an open dot for the mean over the others; a client that is left out has a gap."""
+    rounds = dualadapt_rounds(4)
+    whole = make(tmp_path, dualadapt_rounds(4))
+    del rounds[2]["clients"]["optdigits"]
+    found = make(tmp_path, rounds)
+    said = "An open dot is a mean without a client that was not tested in some rounds (optdigits)"
+    assert said in "".join(Page(render(found)).text) and said not in render(whole)
+    assert said in render_excerpt(found)
+
+    def lines(result):
+        return re.findall(r'<path d="([^"]*)"[^>]*fill: none[^>]*var\(--c2\)', charts.primary_figures(result)[1][0].svg)
+
+    assert [line.count("L") for line in lines(whole) if "L" in line] == [4]
+    assert [line.count("L") for line in lines(found) if "L" in line] == [1, 1]
+    sampled = make(tmp_path, rounds, {**preset_config(rounds=4), "fraction_evaluate": 0.5})
+    assert charts.sometimes_missing(sampled) == []  # other clients each time, as was asked for
+    assert [line.count("L") for line in lines(sampled) if "L" in line] == [4]
+
+
+def test_a_late_joiner_s_absence_is_no_jump_either(tmp_path):
+    rounds = [record(k, {name: {"accuracy": 0.5} for name in "abc"[: 2 + (k > 1)]}) for k in range(4)]
+    assert charts.sometimes_missing(make(tmp_path, rounds)) == ["c"]
+    rounds = [record(k, {name: {"accuracy": 0.5} for name in "abc"}) for k in range(4)]
+    rounds[3]["clients"] = {name: {**of, "accuracy_personal": 0.9} for name, of in rounds[3]["clients"].items()}
+    assert charts.sometimes_missing(make(tmp_path, rounds)) == []  # what all of them report at the end only
+
+
 def test_no_failures_no_section(seen):
     assert "Failures of clients" not in seen.text
 
@@ -287,7 +316,7 @@ def test_a_page_of_a_thousand_clients_is_bounded_and_counts_those_that_were_test
     assert table[1][:2] == ["worst tenth", f"{sum(values[:100]):.1f} %"]
     assert [row[0] for row in table[2:]] == ["minimum", "10 %", "25 %", "median", "75 %", "90 %", "maximum", "mean"]
     assert worst[1][1] == f"{100 * values[0]:.1f} %" and len(worst) == 101
-    assert f"{11 * 30} failures of clients" in said and f"{11 * 30 - 100} more are in metrics.jsonl" in said
+    assert f"{11 * 30} failures of clients" in said and f"In metrics.jsonl: {11 * 30 - 100} more." in said
     assert "No result in round" not in said  # those that were not drawn are not missing
 
 

@@ -6,8 +6,9 @@ import pytest
 
 import fedlab
 import toy
+from fedlab.comparison.cell import Cell
 from fedlab.comparison.page import render as render_comparison
-from fedlab.comparison.result import Cell, Comparison
+from fedlab.comparison.result import Comparison
 from fedlab.report import samples
 from fedlab.report.run_page import render
 from fedlab.runs.directory import RunDirectory

@@ -174,7 +174,7 @@ def test_a_client_with_its_own_images_is_one_and_nobody_knows_their_labels(own):
 
 
 def test_more_clients_than_a_domain_can_feed_are_refused():
-    with pytest.raises(ConfigError, match="1200 examples cannot be split over 121 clients with at least 10 each"):
+    with pytest.raises(ConfigError, match="1,200 examples cannot be split over 121 clients with at least 10 each"):
         make(Digits, targets="optdigits", clients_per_domain=121, partition="iid").data(0, "train")
 
 

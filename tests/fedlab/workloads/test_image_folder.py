@@ -106,7 +106,7 @@ def test_a_class_that_only_the_client_has_is_left_out_of_the_test_and_said(root)
     (bob / "test").mkdir()
     (bob / "apple").rename(bob / "test" / "Apple")  # another case of letters
     (bob / "leaf").rename(bob / "test" / "leafs")
-    with pytest.warns(SkippedFilesWarning, match="6 images of .*/test are left out.*6 in 'leafs', did you mean 'leaf'"):
+    with pytest.warns(SkippedFilesWarning, match="6 images of .*/test left out.*6 in 'leafs', did you mean 'leaf'"):
         test = mine(root).data(1, "test")
     assert test.columns["y"].tolist() == [0] * 6
 

@@ -12,6 +12,7 @@ from flwr.serverapp.strategy import FedAvg
 from fedlab.errors import ConfigError
 from fedlab.models.batchnorm_stats import adapt_batchnorm
 from fedlab.seeds import seeded
+from fedlab.strategies.aggregation import ClientUpdate
 from fedlab.strategies.aggregation.client import clip
 from flower_reference import FlowerReply, array_record
 
@@ -34,6 +35,23 @@ def test_without_noise_it_is_the_plain_mean_of_clipped_updates(make, workload, s
     assert all(update.norm() > NORM for update in updates)
     wanted = torch.stack([update * min(1.0, NORM / float(update.norm())) for update in updates]).mean(0)
     torch.testing.assert_close(change(new, start, names), wanted, rtol=0, atol=1e-6)
+
+
+def test_one_client_changes_the_sum_by_the_norm_and_by_no_rounding_of_others(make, workload, start, models):
+    """Large weights, as of norms of a trained network, and a small norm; without it, all else stays the same."""
+    large = {name: tensor * 1000 if tensor.is_floating_point() else tensor for name, tensor in start.items()}
+    given = [one for number in range(20) for one in models(number, large, size=0.01)]
+    absent = 40
+    rule = make("dp_fixed", **{**QUIET, "dp_fixed.clipping_norm": 1e-3})
+
+    def sums(updates):
+        rule.begin(large)
+        for one in updates:
+            rule.add(one, 1.0)
+        return torch.cat([rule.sums[name].flatten() for name in learned(workload)])
+
+    without = [ClientUpdate(large, 10, {}) if number == absent else one for number, one in enumerate(given)]
+    assert float((sums(given) - sums(without)).norm()) == pytest.approx(1e-3, rel=1e-6)
 
 
 def test_updates_within_the_norm_are_left(workload, start, models):

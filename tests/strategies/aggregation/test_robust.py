@@ -157,7 +157,7 @@ def test_a_run_that_is_not_sure_of_enough_clients_is_refused(make, rule, options
 
 
 def test_too_few_replies_are_an_error_and_not_a_skipped_round(make, start, models):
-    with pytest.raises(RunError, match="2 replies are too few"):
+    with pytest.raises(RunError, match="too few replies to aggregate: 2, and"):
         make("bulyan").aggregate(start, models(1)[:2], 1)
 
 

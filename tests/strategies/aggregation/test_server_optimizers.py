@@ -51,7 +51,7 @@ def test_two_clients_by_hand(make, start):
     rule = make("fedavgm", **{"fedavgm.momentum": 0.5, "fedavgm.learning_rate": 2.0})
     assert (rule.aggregate(zeros, updates, 1)["head.0.weight"] == 10).all()  # v = -5
     assert (rule.aggregate(zeros, updates, 2)["head.0.weight"] == 15).all()  # v = -7.5
-    with pytest.raises(RunError, match="0 replies are too few"):
+    with pytest.raises(RunError, match="too few replies to aggregate: 0, and"):
         rule.aggregate(zeros, [], 3)
 
 

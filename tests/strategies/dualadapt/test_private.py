@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from fedlab import launch
 from fedlab.data.dataset import ArrayDataset
 from fedlab.errors import ConfigError
 from fedlab.models import class_moments, em
@@ -51,6 +52,21 @@ def test_the_release_reads_each_example_alone(monkeypatch):
             z = private.plain_features(model, ArrayDataset({"x": part}), CPU)
             private.release_features(z, [model.head], source, private.Release(1.0), secret=False)
     torch.testing.assert_close(released[0], torch.stack(released[1:]).sum(0), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("preset", ["dualadapt-digits-heads", "dualadapt-office"])
+def test_an_example_is_counted_to_the_bit_as_if_there_were_no_other(preset):
+    """One or two rows at the end of the batches would be rounded in another way than many."""
+    workload = launch.resolve_config(preset, {}).workload
+    with seeded("model"):
+        model = workload.model().eval()
+    data = workload.data(0, "train")
+    whole = private.plain_features(model, data.select(torch.arange(16)), CPU)
+    labels = private.alone(model.head, whole)
+    for count in (1, 2, 3, 5):
+        z = private.plain_features(model, data.select(torch.arange(count)), CPU)
+        assert torch.equal(z, whole[:count])
+        assert torch.equal(private.alone(model.head, z), labels[:count])
 
 
 def test_the_noise_has_the_size_of_the_account(content, monkeypatch):

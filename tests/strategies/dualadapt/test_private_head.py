@@ -106,6 +106,21 @@ def test_one_example_changes_the_sum_by_the_norm_at_most(head, z):
     torch.testing.assert_close(norm(slice(None)), norm(slice(1, None)), rtol=0, atol=0)
 
 
+def test_a_gradient_is_taken_to_the_bit_as_if_the_sample_had_no_other(z):
+    """Rows of zeros take the place of examples that a chunk lacks, and add nothing themselves."""
+    with seeded("head"):
+        head = nn.Sequential(nn.Linear(WIDTH, 64), nn.ReLU(), nn.Linear(64, CLASSES))
+    p, seen = probabilities(head, z), []
+    columns = {"z": z, "labels": p.argmax(1), "weights": torch.ones(EXAMPLES), "p_global": p}
+    for count in (1, 2, 16):
+        rows = {
+            name: torch.cat([column[:1], torch.zeros_like(column[: count - 1])]) for name, column in columns.items()
+        }
+        rows["z"][1:] = torch.nan  # whose gradients count as 0
+        seen.append(private_head.clipped_sum(head, rows, 0.1, CLIP))
+    assert all(torch.equal(one[name], seen[0][name]) for one in seen for name in one)
+
+
 def test_an_image_that_is_no_number_ends_no_round():
     """A failure would tell the server that it is there."""
     found = reply(asked(), Broken(), **GRADIENTS)

@@ -14,8 +14,9 @@ import few_clients
 from fedlab.cli.app import app
 from fedlab.comparison.across import files, page, tables
 from fedlab.comparison.across.comparison_set import ComparisonSet
+from fedlab.comparison.cell import FAILED, FINISHED, Cell
 from fedlab.comparison.data_sets import critical_difference
-from fedlab.comparison.result import FAILED, FINISHED, Cell, Comparison
+from fedlab.comparison.result import Comparison
 from fedlab.errors import RunError
 from pages import Page
 
