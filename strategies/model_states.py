@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from fedlab.errors import IncompatibleWeightsError
+from fedlab.errors import IncompatibleWeightsError, plural
 from fedlab.models.copying import copy_with_state
 from fedlab.workload import Workload, blank_model, model_shapes, model_template
 
@@ -69,6 +69,6 @@ def _check_shapes(model: str, shapes: Mapping[str, torch.Size], state: Mapping[s
         if name not in shapes or name not in state or shapes[name] != state[name].shape
     )
     raise IncompatibleWeightsError(
-        f"these weights are of another model than {model}: {len(foreign)} arrays do not fit, the first is "
-        f"{foreign[0]!r}; use the workload and the options that they were trained with"
+        f"these weights are of another model than {model}: {plural(len(foreign), 'array')} without a match, the "
+        f"first is {foreign[0]!r}; use the workload and the options that they were trained with"
     )

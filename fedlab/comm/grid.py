@@ -338,8 +338,8 @@ class PartitionGrid(WrappedGrid[Grid]):
         what = "all clients failed" if len(failed) == present else f"{len(failed)} of {present} clients failed"
         what = f"{what}: partition {names}"
         return TooFewRepliesError(
-            f"{what}; the run needs {self.needed} valid replies (option min_clients); "
-            "`fedlab resume` goes on from the last round. "
+            f"{what}; the run needs {self.needed} valid {'reply' if self.needed == 1 else 'replies'} "
+            "(option min_clients); `fedlab resume` goes on from the last round. "
             f"First failure, of partition {failed[0].partition}:\n{failed[0].reason}",
             f"{what} ({', '.join(dict.fromkeys(failure.kind for failure in failed))})",
             asked - len(failed),
@@ -349,8 +349,8 @@ class PartitionGrid(WrappedGrid[Grid]):
         left_out = sorted(self.refusals.left_out.items())
         out = "; ".join(f"{partition} ({self.names[partition]}): {why}" for partition, why in left_out)
         return (
-            f"{plural(len(self.nodes), 'client')} left, and the run needs {needed} (option min_clients). Left "
-            f"out: {out}"
+            f"{plural(len(self.nodes), 'client')} left, and the run needs {needed} (option min_clients). "
+            f"Left out: {out}"
         )
 
     def get_node_ids(self) -> list[int]:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from fedlab.errors import ConfigError, DataError, IncompatibleWeightsError
+from fedlab.errors import ConfigError, DataError, IncompatibleWeightsError, plural
 
 
 class MixerShape(NamedTuple):
@@ -177,8 +177,8 @@ def from_timm(model: Mixer, weights: Mapping[str, Tensor]) -> Mixer:
     )
     if foreign:
         raise IncompatibleWeightsError(
-            f"these are not timm's weights of this Mixer: {len(foreign)} arrays do not fit, the first is "
-            f"{foreign[0]!r}; take the checkpoint of the same name, number of classes and image size"
+            f"these are not timm's weights of this Mixer: {plural(len(foreign), 'array')} without a match, the first "
+            f"is {foreign[0]!r}; take the checkpoint of the same name, number of classes and image size"
         )
     model.load_state_dict({wanted[name][0]: tensor for name, tensor in weights.items()}, assign=True)
     return model

@@ -125,7 +125,11 @@ def panel(
             color, values = palette(curve.slot), [curve.values[at] for at in measured]
             members = [curve.members[at] for at in measured] if curve.members else ()
             if curve.band:
-                low, high = ([edge[at] for at in measured] for edge in curve.band)
+                missing = _open(members)  # where the range, too, is one of other means
+                low, high = (
+                    [math.nan if place in missing else edge[at] for place, at in enumerate(measured)]
+                    for edge in curve.band
+                )
                 axes.fill_between(places, low, high, color=color, alpha=0.16, linewidth=0, clip_on=False)
             pattern = _pattern(curve)
             line = {"linestyle": (0, pattern) if pattern else "-", "linewidth": 1.0 if curve.faint else 1.8}
@@ -139,13 +143,18 @@ def panel(
     return Plot(name, alt, paint, legend, x="round", y=y, unit=unit)
 
 
+def _open(members: Sequence[Members]) -> set[int]:
+    """Return the places of the means over fewer members than others."""
+    most = max(map(len, members), default=0)
+    return {at for at, of in enumerate(members) if len(of) < most}
+
+
 def _line(
     axes: Any, x: Sequence[float], y: Sequence[float], members: Sequence[Members], size: float, **pen: Any
 ) -> None:
     """Draw a line in its parts, with open dots where a value lacks members that others have."""
-    stretches, most = parts(y, members), max(map(len, members), default=0)
-    open_ = {at for at, of in enumerate(members) if len(of) < most}
-    for part in stretches:
+    open_ = _open(members)
+    for part in parts(y, members):
         full = [at - part.start for at in range(part.start, part.stop) if at not in open_] if open_ else None
         axes.plot(x[part], y[part], marker="o", markersize=size, markeredgewidth=0, markevery=full, **pen)
         if few := [at - part.start for at in range(part.start, part.stop) if at in open_]:
@@ -176,7 +185,7 @@ def paths(
             pen: dict[str, Any] = {"color": palette(trace.slot), "clip_on": False}
             line = (0, trace.dashes) if trace.dashes else "-"
             _line(axes, trace.x, trace.y, trace.members, 3.0, linestyle=line, linewidth=1.8, **pen)
-            lacks = len(trace.members[-1]) < max(map(len, trace.members)) if trace.members else False
+            lacks = len(trace.x) - 1 in _open(trace.members)
             dot = {"markerfacecolor": "none", "markeredgewidth": 1.6} if lacks else {"markeredgewidth": 0}
             axes.plot(trace.x[-1:], trace.y[-1:], marker="o", markersize=7.0, **dot, **pen)
         most = max((at for trace in traces for at in trace.x if math.isfinite(at)), default=0.0) or 1.0

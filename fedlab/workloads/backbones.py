@@ -193,8 +193,8 @@ def _load(network: nn.Module, state: Mapping[str, Tensor], path: Path, name: str
     foreign += [key for key in state if key not in own]
     if foreign:
         raise DataError(
-            f"{path} holds the weights of another network than {name}: {len(foreign)} arrays do not fit, the first is "
-            f"{foreign[0]!r}; name the file of this network"
+            f"{path} holds the weights of another network than {name}: {plural(len(foreign), 'array')} without "
+            f"a match, the first is {foreign[0]!r}; name the file of this network"
         )
     network.load_state_dict(dict(state), strict=True)
     network.eval()

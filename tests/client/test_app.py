@@ -80,7 +80,7 @@ def test_a_bug_becomes_an_error_with_its_traceback(context):
 def test_weights_of_another_model_are_a_sentence(context):
     reply = app(message("evaluate", **{"head.0.weight": torch.zeros(1)}), context)
     assert reply.error.reason.startswith(
-        "in evaluate: these weights are of another model than Net: 1 arrays do not fit"
+        "in evaluate: these weights are of another model than Net: 1 array without a match"
     )
 
 

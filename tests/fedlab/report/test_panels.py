@@ -29,6 +29,18 @@ def texts(plot, title):
     return re.findall(r"<text[^>]*>([^<]*[a-z][^<]*)</text>", drawn)
 
 
+def test_the_range_of_a_mean_that_lacks_a_member_is_not_drawn():
+    both, one = frozenset("ab"), frozenset("a")
+
+    def drawn(high, *members):
+        band = [0.0, 0.1, 0.2, 0.3], [0.3, 0.4, high, 0.6]
+        curve = Curve("m", 2, [0.1, 0.2, 0.6, 0.4], band=band, members=members)
+        return panel("p", range(4), [curve], within=(0, 1), percent=True, alt="").svg
+
+    assert drawn(0.9, both, both, both, both) == drawn(0.9) != drawn(0.7)
+    assert drawn(0.9, both, both, one, both) == drawn(0.7, both, both, one, both)  # wherever its range ends
+
+
 def test_a_title_of_an_axis_is_not_written_again_under_a_title_that_has_it():
     seconds = bars("s", [0, 1], [Curve("a", 2, [1.0, 2.0])], alt="", y="seconds")
     assert (texts(seconds, ""), texts(seconds, "Seconds in each round")) == (["round", "seconds"], [])

@@ -92,7 +92,7 @@ def test_a_file_of_weights_is_loaded_array_by_array(tmp_path):
 )
 def test_a_file_of_another_network_is_refused(tmp_path, change):
     path = published(tmp_path, change)
-    with pytest.raises(DataError, match="holds the weights of another network than efficientnet_lite0: 1 arrays"):
+    with pytest.raises(DataError, match="of another network than efficientnet_lite0: 1 array without a match"):
         load_backbone("efficientnet_lite0", path)
 
 

@@ -159,7 +159,7 @@ def test_strategies_train_it_without_labels(tmp_path, strategy):
 
 def test_a_checkpoint_of_another_model_is_refused():
     wide = Generation(network="small").model().state_dict()
-    with pytest.raises(DataError, match=r"another model than UNet: \d+ arrays do not fit, the first is "):
+    with pytest.raises(DataError, match=r"another model than UNet: \d+ arrays without a match, the first is "):
         load(Generation().model(), wide, torch.device("cpu"))
     with pytest.raises(DataError, match="of another model than RefineNet"):
         load(Generation(network="ncsn2", process="ncsn", width=4).model(), wide, torch.device("cpu"))
