@@ -12,6 +12,7 @@ is in the JSON file as soon as it is known. The exit code is 1 when something fa
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import platform
 import shutil
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,20 +28,26 @@ import torch
 from rich.console import Console
 
 from benchmarks.gpu import clients, long, right, rounds, steps, throughput
+from benchmarks.gpu.data import CACHE
 from benchmarks.gpu.rows import Record, Row, cells, table_of
 from benchmarks.gpu.schedule import Task, allotment, perform_all
 from fedlab import __version__
-from fedlab.errors import FedlabError
+from fedlab.config.presets import parse_overrides
+from fedlab.errors import ConfigError, FedlabError
 from fedlab.training import resolve_device
 
 
 @dataclass(frozen=True)
 class Part:
-    """One part: its tasks, processes at once on a GPU, and its weight when the time is divided."""
+    """One part: its tasks, processes at once on a GPU, and its weight when the time is divided.
+
+    Where ``by_time`` is true, a task takes all the time that it is given, so tasks one after another divide it.
+    """
 
     tasks: Callable[[str, float, Path], list[Task]]
     processes: int
     weight: float
+    by_time: bool = False
 
 
 PARTS: Mapping[str, Part] = {
@@ -49,8 +56,21 @@ PARTS: Mapping[str, Part] = {
     "throughput": Part(throughput.tasks, 1, 3.0),
     "clients": Part(clients.tasks, 1, 1.0),
     "rounds": Part(rounds.tasks, 1, 0.7),
-    "long": Part(long.tasks, len(long.PRESETS), 3.0),
+    "long": Part(long.tasks, len(long.PRESETS), 3.0, by_time=True),
 }
+
+
+def tasks_of(part: Part, asked: argparse.Namespace, seconds: float, processes: int) -> list[Task]:
+    """Return a part's tasks that were asked for, each with its share of the time."""
+    own = {"settings": asked.settings, "planned": 60 * asked.planned_minutes} if part.by_time else {}
+
+    def matching(share: float) -> list[Task]:
+        found = part.tasks(asked.device, share, asked.runs.resolve())
+        return [replace(task, options={**task.options, **own}) for task in found if asked.match in task.what]
+
+    tasks = matching(seconds)
+    turns = math.ceil(len(tasks) / processes)
+    return matching(seconds / turns) if part.by_time and turns > 1 else tasks
 
 
 def about(device: torch.device) -> dict[str, Any]:
@@ -72,6 +92,13 @@ def about(device: torch.device) -> dict[str, Any]:
     return described
 
 
+def use_cache_of_data() -> None:
+    """Take what ``benchmarks.gpu.data`` has computed, where the data folder has it, for all processes of this one."""
+    folder = Path(os.environ.get("FEDLAB_DATA") or "nowhere") / CACHE
+    if folder.is_dir():
+        os.environ.setdefault("XDG_CACHE_HOME", str(folder.resolve()))
+
+
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Return the options of the command line."""
     parser = argparse.ArgumentParser(
@@ -86,12 +113,32 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--runs", type=Path, default=Path("runs/gpu"), help="folder of the long runs, which stay")
     parser.add_argument("--processes", type=int, default=0, help="processes at once, at most; 0: as many as CPUs")
     parser.add_argument("--match", default="", help="only tasks whose name contains this text")
-    return parser.parse_args(arguments)
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        dest="settings",
+        metavar="KEY=VALUE",
+        help="options of the long runs, such as server.final_lr_fraction=0.02; --match names the preset that has them",
+    )
+    parser.add_argument(
+        "--planned-minutes",
+        type=float,
+        default=0.0,
+        help="time of a long run in all calls together: its learning rate falls over what fits into that",
+    )
+    asked = parser.parse_args(arguments)
+    try:
+        asked.settings = parse_overrides(asked.settings)
+    except ConfigError as error:
+        parser.error(str(error))
+    return asked
 
 
 def main() -> int:
     """Run the parts that were asked for."""
     asked, end = parse(), time.monotonic()
+    use_cache_of_data()
     end += 60 * asked.minutes
     console = Console(width=150, highlight=False)
     try:
@@ -114,7 +161,11 @@ def main() -> int:
         seconds, part = allotment(end - time.monotonic(), weights, name), PARTS[name]
         processes = min(part.processes, asked.processes or os.cpu_count() or 1)
         threads = max(1, (os.cpu_count() or 1) // processes)
-        tasks = [task for task in part.tasks(asked.device, seconds, asked.runs.resolve()) if asked.match in task.what]
+        try:
+            tasks = tasks_of(part, asked, seconds, processes)
+        except Exception as error:  # the next part may do
+            report([Row(name, "its tasks", error=f"{type(error).__name__}: {error}"[:2000])])
+            continue
         perform_all(tasks, seconds, processes, report, {"OMP_NUM_THREADS": str(threads)})
     title = described.get("card", platform.processor() or "CPU")
     console.print(table_of(record.rows, f"{title}, torch {torch.__version__}, {described['time']}"))
