@@ -32,10 +32,33 @@ from fedlab import shared_libraries
 PACKAGE = "fedlab-adapt"
 TORCH = frozenset({"torch", "torchvision"})  # no network is needed to use them, and they are gigabytes
 # Asked for by fedlab or Flower, and imported by no run whose clients are in its own processes.
-UNUSED = """
-ray uv alembic sqlalchemy greenlet fastapi starlette uvicorn mako prompt-toolkit pycparser wcwidth tomli httptools
-python-dotenv watchfiles websockets jsonschema jsonschema-specifications referencing rpds-py questionary uvloop
-""".split()
+UNUSED = frozenset(
+    {
+        "ray",
+        "uv",
+        "alembic",
+        "sqlalchemy",
+        "greenlet",
+        "fastapi",
+        "starlette",
+        "uvicorn",
+        "mako",
+        "prompt-toolkit",
+        "pycparser",
+        "wcwidth",
+        "tomli",
+        "httptools",
+        "python-dotenv",
+        "watchfiles",
+        "websockets",
+        "jsonschema",
+        "jsonschema-specifications",
+        "referencing",
+        "rpds-py",
+        "questionary",
+        "uvloop",
+    }
+)
 GLIBC = range(17, 40)  # of manylinux tags; pip takes none but those that are named
 NEEDLESS = (
     "__pycache__",

@@ -12,65 +12,30 @@ is in the JSON file as soon as it is known. The exit code is 1 when something fa
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import platform
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 
-from benchmarks.gpu import clients, long, right, rounds, steps, throughput
+from benchmarks.gpu import carry, long
 from benchmarks.gpu.data import CACHE
+from benchmarks.gpu.parts import PARTS, QUARTER, USUAL, allotment, items_of, tasks_of
 from benchmarks.gpu.rows import Record, Row, cells, table_of
-from benchmarks.gpu.schedule import Task, allotment, perform_all
+from benchmarks.gpu.schedule import perform_all
 from fedlab import __version__
 from fedlab.config.presets import parse_overrides
 from fedlab.errors import ConfigError, FedlabError
 from fedlab.training import resolve_device
 
-
-@dataclass(frozen=True)
-class Part:
-    """One part: its tasks, processes at once on a GPU, and its weight when the time is divided.
-
-    Where ``by_time`` is true, a task takes all the time that it is given, so tasks one after another divide it.
-    """
-
-    tasks: Callable[[str, float, Path], list[Task]]
-    processes: int
-    weight: float
-    by_time: bool = False
-
-
-PARTS: Mapping[str, Part] = {
-    "right": Part(right.tasks, 12, 3.0),
-    "steps": Part(steps.tasks, 1, 1.0),
-    "throughput": Part(throughput.tasks, 1, 3.0),
-    "clients": Part(clients.tasks, 1, 1.0),
-    "rounds": Part(rounds.tasks, 1, 0.7),
-    "long": Part(long.tasks, len(long.PRESETS), 3.0, by_time=True),
-}
-
-
-def tasks_of(part: Part, asked: argparse.Namespace, seconds: float, processes: int) -> list[Task]:
-    """Return a part's tasks that were asked for, each with its share of the time."""
-    own = {"settings": asked.settings, "planned": 60 * asked.planned_minutes} if part.by_time else {}
-
-    def matching(share: float) -> list[Task]:
-        found = part.tasks(asked.device, share, asked.runs.resolve())
-        return [replace(task, options={**task.options, **own}) for task in found if asked.match in task.what]
-
-    tasks = matching(seconds)
-    turns = math.ceil(len(tasks) / processes)
-    return matching(seconds / turns) if part.by_time and turns > 1 else tasks
+CARRYING = 12.0  # seconds of a long run in which it is packed
 
 
 def about(device: torch.device) -> dict[str, Any]:
@@ -92,6 +57,20 @@ def about(device: torch.device) -> dict[str, Any]:
     return described
 
 
+def carried(run: Path, out: Path) -> Iterator[Row]:
+    """Pack a long run, if it was begun: whole where that is one piece, else as a light copy; yield how large it is."""
+    if not run.is_dir():
+        return
+    try:
+        pieces, light = carry.pack_small(run, out)
+    except (FedlabError, OSError) as error:
+        yield Row(long.PART, f"{run.name}, carried", error=str(error))
+        return
+    size = sum(piece.stat().st_size for piece in pieces) / 1e6
+    note = f"{len(pieces)} piece(s) in {out}: " + ("nearly the same weights" if light else "goes on to the same bits")
+    yield Row(long.PART, f"{run.name}, carried", size, "MB", note=note)
+
+
 def use_cache_of_data() -> None:
     """Take what ``benchmarks.gpu.data`` has computed, where the data folder has it, for all processes of this one."""
     folder = Path(os.environ.get("FEDLAB_DATA") or "nowhere") / CACHE
@@ -107,7 +86,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--minutes", type=float, default=9.0, help="time for all parts together")
-    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), metavar="PART")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=list(USUAL),
+        metavar="PART",
+        help=f"{', '.join(PARTS)}, in the order given; PART:TEXT for tasks whose name contains a text; {QUARTER} for "
+        "a fixed order of a quarter of an hour",
+    )
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N or cpu")
     parser.add_argument("--out", type=Path, default=Path("gpu.json"), help="JSON file of all rows")
     parser.add_argument("--runs", type=Path, default=Path("runs/gpu"), help="folder of the long runs, which stay")
@@ -119,7 +105,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         default=[],
         dest="settings",
         metavar="KEY=VALUE",
-        help="options of the long runs, such as server.final_lr_fraction=0.02; --match names the preset that has them",
+        help="options of the long runs that are asked for, such as server.final_lr_fraction=0.02",
     )
     parser.add_argument(
         "--planned-minutes",
@@ -127,9 +113,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         default=0.0,
         help="time of a long run in all calls together: its learning rate falls over what fits into that",
     )
+    parser.add_argument("--carry", type=Path, metavar="DIR", help="pack each long run there, to go on elsewhere")
     asked = parser.parse_args(arguments)
     try:
-        asked.settings = parse_overrides(asked.settings)
+        asked.items = items_of(asked.only, asked.match, parse_overrides(asked.settings))
     except ConfigError as error:
         parser.error(str(error))
     return asked
@@ -156,17 +143,20 @@ def main() -> int:
             left = end - time.monotonic()
             console.print(f"[{left:4.0f} s left] " + " | ".join(filter(None, cells(row))), markup=False)
 
-    weights = {name: part.weight for name, part in PARTS.items() if name in asked.only}
-    for name in weights:
-        seconds, part = allotment(end - time.monotonic(), weights, name), PARTS[name]
+    for number, item in enumerate(asked.items):
+        seconds, part = allotment(end - time.monotonic(), asked.items, number), PARTS[item.part]
         processes = min(part.processes, asked.processes or os.cpu_count() or 1)
         threads = max(1, (os.cpu_count() or 1) // processes)
+        reserve = min(CARRYING, 0.1 * seconds) if part.by_time and asked.carry else 0.0
+        seconds -= reserve
         try:
-            tasks = tasks_of(part, asked, seconds, processes)
+            tasks = tasks_of(item, asked.device, seconds, asked.runs.resolve(), processes, 60 * asked.planned_minutes)
         except Exception as error:  # the next part may do
-            report([Row(name, "its tasks", error=f"{type(error).__name__}: {error}"[:2000])])
+            report([Row(item.part, "its tasks", error=f"{type(error).__name__}: {error}"[:2000])])
             continue
         perform_all(tasks, seconds, processes, report, {"OMP_NUM_THREADS": str(threads)})
+        if reserve:
+            report([row for task in tasks for row in carried(asked.runs / long.folder_of(task.what), asked.carry)])
     title = described.get("card", platform.processor() or "CPU")
     console.print(table_of(record.rows, f"{title}, torch {torch.__version__}, {described['time']}"))
     return int(record.failed)

@@ -3,8 +3,8 @@
     python -m benchmarks.gpu.data --root $FEDLAB_DATA --out DIR
     python -m benchmarks.gpu.data --root $FEDLAB_DATA --out DIR --sets molecules cifar10 --images 20000
 
-QM9 is parsed here, for both orders of atoms, which takes minutes of a processor: ``DIR/cache`` holds what comes of it, and
-``python -m benchmarks.gpu`` looks there. It fits there where the version of RDKit is the same.
+QM9 is parsed here, for both orders of atoms, which takes minutes of a processor: ``DIR/cache`` holds what comes of it,
+and ``python -m benchmarks.gpu`` looks there. It is of use where RDKit has the same version.
 
 Sets that fedlab brings along need no file: a data folder without them reads those in the package, and says so.
 """

@@ -35,17 +35,6 @@ class Task:
         return Row(self.part, self.what, error=error, tally=self.tally)
 
 
-def allotment(left: float, weights: Mapping[str, float], part: str) -> float:
-    """Return the seconds of a part: what is left, divided by weight among this part and those after it.
-
-    >>> allotment(90.0, {"a": 1.0, "b": 2.0}, "a"), allotment(80.0, {"a": 1.0, "b": 2.0}, "b")
-    (30.0, 80.0)
-    """
-    names = list(weights)
-    later = [weights[name] for name in names[names.index(part) :]]
-    return max(0.0, left) * weights[part] / sum(later)
-
-
 class Worker:
     """A process for tasks, started when the first one comes, and anew after one that ended it."""
 

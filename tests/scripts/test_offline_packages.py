@@ -41,14 +41,14 @@ def run_without(packages: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_run_needs_none_of_the_packages_that_are_not_packed():
-    ended = run_without(list(UNUSED))
+    ended = run_without([*UNUSED])
     assert not ended.returncode, ended.stderr
 
 
 def test_a_package_that_a_run_needs_is_packed():
     ended = run_without([*UNUSED, "cffi"])  # its one compiled file is imported by cryptography, and in no list of needs
     assert ended.returncode and "_cffi_backend" in ended.stderr
-    assert not {"cffi", "cryptography"} & set(UNUSED)
+    assert not {"cffi", "cryptography"} & UNUSED
 
 
 def test_the_needs_of_needs_are_named_with_the_versions_of_this_machine():
