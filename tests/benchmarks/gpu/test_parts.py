@@ -66,6 +66,17 @@ def test_a_part_without_tasks_costs_a_row_and_no_other_part(tmp_path, monkeypatc
     assert "FAILED" in capsys.readouterr().out
 
 
+def test_tiny_sizes_of_a_cpu_reach_no_goal(tmp_path, monkeypatch):
+    def perform(tasks, seconds, processes, report, environment):
+        report([Row("rounds", "a round", 0.5, "s", goal=1.0, at_most=True)])
+
+    monkeypatch.setattr(command, "perform_all", perform)
+    monkeypatch.setattr("sys.argv", ["-", "--only", "rounds", "--device", "cpu", "--out", str(tmp_path / "gpu.json")])
+    assert command.main() == 0
+    (row,) = json.loads((tmp_path / "gpu.json").read_text())["rows"]
+    assert row["value"] == 0.5 and row["goal"] is None
+
+
 def test_long_runs_are_packed_where_they_are_asked_for(tmp_path, monkeypatch):
     def train(tasks, *_):
         (tmp_path / "runs" / f"{tasks[0].what}-0").mkdir(parents=True)
