@@ -30,6 +30,12 @@ def test_the_table_counts_checks_and_shows_those_that_failed():
     assert "checks passed" in text and "two" in text and "other bits" in text and "one" not in text
 
 
+def test_brackets_in_a_message_are_no_markup():
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(table_of([Row("right", "one", error="pip install 'fedlab-adapt[backbones]'")], "a card"))
+    assert "fedlab-adapt[backbones]" in console.export_text()
+
+
 def test_the_file_has_each_row_as_soon_as_it_is_known(tmp_path):
     record = Record(tmp_path / "gpu.json", {"card": "none"})
     record.add([Row("a", "b", 1.0)])
