@@ -2,6 +2,7 @@
 
     python -m benchmarks.gpu                              # nine minutes on the first GPU
     python -m benchmarks.gpu --only right throughput --minutes 4 --out gpu.json
+    python -m benchmarks.gpu --only quarter --minutes 9.3 --carry home    # a card that is lent for a quarter of an hour
     python -m benchmarks.gpu --device cpu --minutes 5     # tries the parts out where there is no GPU: tiny sizes
 
 It needs the installed package and, for CIFAR-10 and all of QM9, FEDLAB_DATA; a set that is not here is left out, and

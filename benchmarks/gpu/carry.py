@@ -20,8 +20,9 @@ import shutil
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def shared(value: Any, seen: dict[bytes, Tensor]) -> Any:
     if isinstance(value, Tensor):
         content = value.detach().cpu().contiguous()
         key = sha256(f"{content.dtype}{tuple(content.shape)}".encode())
-        key.update(content.flatten().view(torch.uint8).numpy() if content.numel() else b"")
+        key.update(content.flatten().view(torch.uint8).numpy().tobytes())
         return seen.setdefault(key.digest(), value)
     if isinstance(value, Mapping):
         return {key: shared(item, seen) for key, item in value.items()}
@@ -212,17 +213,26 @@ def main() -> int:
     if bool(asked.folders) == bool(asked.unpack):
         parser.error("name run folders to pack, or --unpack DIR with pieces")
     failed = False
-    for work in asked.folders or list(runs_of(asked.unpack)):
+    works: list[Callable[[], list[Path]]] = [
+        *(partial(pack, run, asked.out, asked.piece_mb, asked.light) for run in asked.folders),
+        *(partial(unpacked, name, content, asked.runs) for name, content in runs_of(asked.unpack or [])),
+    ]
+    for work in works:
         try:
-            if asked.unpack:
-                print(unpack(*work, asked.runs))
-            else:
-                for piece in pack(work, asked.out, asked.piece_mb, asked.light):
-                    print(f"{piece}  {piece.stat().st_size / 1e6:.1f} MB")
+            for path in work():
+                size = "" if path.is_dir() else f"  {path.stat().st_size / 1e6:.1f} MB"
+                print(f"{path}{size}")
         except (RunError, OSError) as error:
             print(error, file=sys.stderr)
             failed = True
-    return int(failed)
+    if not works:
+        print(f"no pieces (NAME{SUFFIX}00) in {', '.join(map(str, asked.unpack))}", file=sys.stderr)
+    return int(failed or not works)
+
+
+def unpacked(name: str, content: bytes, runs: Path) -> list[Path]:
+    """Return what :func:`unpack` does as a list, as :func:`pack` does."""
+    return [unpack(name, content, runs)]
 
 
 if __name__ == "__main__":

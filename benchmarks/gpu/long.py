@@ -36,7 +36,11 @@ TRIAL_STEPS = 100  # of the server in a trial round, at most: a round of GraphNV
 SPARE = 0.05  # fraction of the time that is not given to rounds, for what is between them
 RARELY = 1_000_000  # rounds between two checkpoints: the last round has one anyway
 LATE: Mapping[str, Value] = {"sample_every": RARELY}  # samples are scored in the last round alone
-MOLECULES: Mapping[str, Value] = {**LATE, "molecules.pictures": False}  # drawing needs libraries of a desktop
+MOLECULES: Mapping[str, Value] = {
+    **LATE,
+    "molecules.pictures": False,  # drawing needs libraries of a desktop
+    "checkpoint.every": 5,  # rounds of some seconds, which a process that is stopped loses
+}
 # Presets, what is set for a run by time, and the metrics that are told, each with its goal and that goal's origin.
 PRESETS: Mapping[str, tuple[Mapping[str, Value], Mapping[str, float | None]]] = {
     "graphnvp-qm9-paper": (MOLECULES, {"validity": 0.831, "uniqueness": 0.992, "novelty": 0.582}),
@@ -101,25 +105,25 @@ def seconds_until(end: float) -> float:
 
 def training_seconds(line: Mapping[str, Any], left_out: Collection[str]) -> float:
     """Return the seconds of a round that count for a budget: all but those of some phases."""
-    return sum(value for phase, value in line["seconds"].items() if phase not in left_out)
+    return sum(float(value) for phase, value in line["seconds"].items() if phase not in left_out)
 
 
 def moved(device: str) -> dict[str, Value]:
     """Return where a run goes on, which may be another machine than where it began."""
-    folder = os.environ.get("FEDLAB_DATA", "")
-    return {"device": device} | ({"data.root": folder} if folder else {})
+    folder, place = os.environ.get("FEDLAB_DATA", ""), dict[str, Value](device=device)
+    return {**place, "data.root": folder} if folder else place
 
 
 def overrides_of(preset: str, device: str) -> dict[str, Value]:
     """Return what is set for a run by time, but the time."""
     return {
-        **PRESETS[preset][0],
         "seed": SEED,
         "evaluate_every": RARELY,
         "engine": "inprocess",
         "device": device,
         "checkpoint.keep": 1,
         "checkpoint.every": 20,
+        **PRESETS[preset][0],
     }
 
 

@@ -113,6 +113,7 @@ class Record:
     def save(self) -> None:
         """Write the file."""
         if self.path:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             content = {**self.about, "rows": [asdict(row) for row in self.rows]}
             write_atomically(self.path, (json.dumps(content, indent=1) + "\n").encode())
 

@@ -105,3 +105,18 @@ def test_rounding_keeps_what_it_cannot_round():
     endless = torch.tensor([1.3, float("inf")])
     assert carry.rounded(endless, 2) is endless
     assert carry.rounded(numbers.double(), 2).tolist() == numbers.double().tolist()
+
+
+def test_the_command_packs_and_unpacks_and_says_what_it_could_not(half, tmp_path, monkeypatch, capsys):
+    def command(*arguments):
+        monkeypatch.setattr("sys.argv", ["carry", *map(str, arguments)])
+        return carry.main(), capsys.readouterr()
+
+    status, said = command(tmp_path, half, "--out", tmp_path / "pieces")
+    assert status == 1 and "is no run folder" in said.err and f"{half.name}.tar.xz.00  " in said.out
+    status, said = command("--unpack", tmp_path / "pieces", "--runs", tmp_path / "runs")
+    assert status == 0 and said.out.strip() == str(tmp_path / "runs" / half.name)
+    status, said = command("--unpack", tmp_path / "runs")
+    assert status == 1 and "no pieces" in said.err
+    with pytest.raises(SystemExit):
+        command()
