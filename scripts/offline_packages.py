@@ -6,7 +6,8 @@ versions that are installed here, as wheels of another Python have them. There::
     mkdir packages && tar -xf packages.tar.xz -C packages && PYTHONPATH=packages:src:. python3 -m benchmarks.gpu
 
 ``there.txt`` names packages that the machine has (one a line, ``pip list --format=freeze`` will do). They and what only
-they need stay away, as do torch's. Only for Linux on x86-64.
+they need stay away, as do torch's, and what only other engines than ``local`` import (UNUSED; ``--all`` packs it). Only
+for Linux on x86-64.
 """
 
 from __future__ import annotations
@@ -30,6 +31,34 @@ from fedlab import shared_libraries
 
 PACKAGE = "fedlab-adapt"
 TORCH = frozenset({"torch", "torchvision"})  # no network is needed to use them, and they are gigabytes
+# Asked for by fedlab or Flower, and imported by no run whose clients are in its own processes.
+UNUSED = frozenset(
+    {
+        "ray",
+        "uv",
+        "alembic",
+        "sqlalchemy",
+        "greenlet",
+        "fastapi",
+        "starlette",
+        "uvicorn",
+        "mako",
+        "prompt-toolkit",
+        "pycparser",
+        "wcwidth",
+        "tomli",
+        "httptools",
+        "python-dotenv",
+        "watchfiles",
+        "websockets",
+        "jsonschema",
+        "jsonschema-specifications",
+        "referencing",
+        "rpds-py",
+        "questionary",
+        "uvloop",
+    }
+)
 GLIBC = range(17, 40)  # of manylinux tags; pip takes none but those that are named
 NEEDLESS = (
     "__pycache__",
@@ -130,6 +159,7 @@ def main() -> None:
     parser.add_argument("--python", default=f"{sys.version_info[0]}.{sys.version_info[1]}", help="version there")
     parser.add_argument("--there", type=Path, help="file with the names of packages that the machine has")
     parser.add_argument("--without", nargs="*", default=[], metavar="NAME", help="packages to leave out, such as ray")
+    parser.add_argument("--all", action="store_true", help="pack also what only other engines than local import")
     parser.add_argument("--out", type=Path, default=Path("packages.tar.xz"))
     options = parser.parse_args()
     try:
@@ -137,7 +167,8 @@ def main() -> None:
     except (OSError, UnicodeDecodeError) as error:
         parser.error(f"--there {options.there} cannot be read ({error}); name a text file with a package on each line")
     there = {re.split(r"[=<>~!\s;\[]", line.strip())[0] for line in lines if line.strip()}
-    packages = sorted(needed(PACKAGE, {*TORCH, *there, *options.without}, options.python))
+    without = {*TORCH, *there, *options.without, *(() if options.all else UNUSED)}
+    packages = sorted(needed(PACKAGE, without, options.python))
     print(" ".join(packages))
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "packages"

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from fedlab.files import write_atomically
@@ -80,7 +81,7 @@ def table_of(rows: Sequence[Row], title: str) -> Table:
         if count := passed[part] + failed[part]:
             table.add_row(part, "checks passed", f"{passed[part]}", f"{count}", "", "")
         for row in (row for row in rows if row.part == part and (row.error or not row.tally)):
-            table.add_row(*cells(row))
+            table.add_row(*map(escape, cells(row)))
         table.add_section()
     return table
 
@@ -112,6 +113,7 @@ class Record:
     def save(self) -> None:
         """Write the file."""
         if self.path:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             content = {**self.about, "rows": [asdict(row) for row in self.rows]}
             write_atomically(self.path, (json.dumps(content, indent=1) + "\n").encode())
 

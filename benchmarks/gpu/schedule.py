@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.gpu.rows import Row
 
-OVER = "not begun: its time was over"
+OVER = "not begun: the time of the part was over"
 Report = Callable[[list[Row]], None]
 
 
@@ -33,21 +33,6 @@ class Task:
     def failed(self, error: str) -> Row:
         """Return the row of a task without an end."""
         return Row(self.part, self.what, error=error, tally=self.tally)
-
-    def left_out(self, note: str) -> Row:
-        """Return the row of a task that was not begun."""
-        return Row(self.part, self.what, note=note)
-
-
-def allotment(left: float, weights: Mapping[str, float], part: str) -> float:
-    """Return the seconds of a part: what is left, divided by weight among this part and those after it.
-
-    >>> allotment(90.0, {"a": 1.0, "b": 2.0}, "a"), allotment(80.0, {"a": 1.0, "b": 2.0}, "b")
-    (30.0, 80.0)
-    """
-    names = list(weights)
-    later = [weights[name] for name in names[names.index(part) :]]
-    return max(0.0, left) * weights[part] / sum(later)
 
 
 class Worker:
@@ -116,8 +101,9 @@ class Worker:
 def perform_all(
     tasks: Sequence[Task], seconds: float, processes: int, report: Report, environment: Mapping[str, str] | None = None
 ) -> None:
-    """Do tasks in several processes at once, within a number of seconds; what was not begun by then is a row, too."""
+    """Do tasks in several processes at once, within a number of seconds; one row names those not begun by then."""
     deadline, lock, waiting = time.monotonic() + seconds, threading.Lock(), iter(tasks)
+    late = list[Task]()
 
     def told(rows: Iterable[Row]) -> None:
         with lock:
@@ -132,7 +118,7 @@ def perform_all(
                 if task is None:
                     return
                 if time.monotonic() >= deadline:
-                    told([task.left_out(OVER)])
+                    late.append(task)
                 else:
                     worker.do(task, deadline, told)
         finally:
@@ -143,3 +129,11 @@ def perform_all(
         thread.start()
     for thread in threads:
         thread.join()
+    if late:
+        report([not_begun(late)])
+
+
+def not_begun(tasks: Sequence[Task]) -> Row:
+    """Return one row for tasks that were not begun: a table of eighty such rows hides the others."""
+    names = ", ".join(task.what for task in tasks)
+    return Row(tasks[0].part, OVER, float(len(tasks)), note=names if len(tasks) < 10 else f"{names[:200]} ...")

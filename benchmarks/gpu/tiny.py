@@ -41,7 +41,7 @@ TINY_DATA: Mapping[str, Mapping[str, Value]] = {
 }
 LIGHT: Mapping[str, Mapping[str, Value]] = {
     "dualadapt-digits-mcd": {"dualadapt.source_only_twin": False},  # a twin doubles its checkpoints of a gigabyte
-    "dualadapt-digits": {"source_free.steps": 2, "source_free.min_examples_per_class": 0},
+    "dualadapt-digits": {"source_free.steps": 3, "source_free.min_examples_per_class": 0},
     "ddpm-cifar10": {"generation.network": "tiny"},
     "fedavg-cifar10": {"data.num_clients": 4, "data.alpha": 100.0, "images.network": "resnet20"},
     "fedavg-cross-device": {"data.num_clients": 40, "data.max_examples": 0},

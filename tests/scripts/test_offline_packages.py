@@ -2,12 +2,53 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tarfile
 
 import pytest
 
 from scripts import offline_packages
-from scripts.offline_packages import TORCH, keep_imported_extensions, needed, pack
+from scripts.offline_packages import TORCH, UNUSED, keep_imported_extensions, needed, pack
+
+RUN_WITHOUT = """
+import sys
+from importlib.abc import MetaPathFinder
+from importlib.metadata import packages_distributions
+from packaging.utils import canonicalize_name
+
+class Missing(MetaPathFinder):
+    def __init__(self, packages):
+        owners = packages_distributions().items()
+        self.names = {name for name, its in owners if {canonicalize_name(one) for one in its} <= packages}
+
+    def find_spec(self, name, path, target=None):
+        if name.partition(".")[0] in self.names:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing(set(sys.argv[2:])))
+import benchmarks.gpu.__main__
+from benchmarks.gpu import right
+
+right.cases()  # imports all strategies
+assert right.final_weights("strategy fedavg", "cpu")[0]
+"""
+
+
+def run_without(packages: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run one tiny round in a process in which these packages cannot be imported."""
+    return subprocess.run([sys.executable, "-c", RUN_WITHOUT, "-", *packages], capture_output=True, text=True)
+
+
+def test_a_run_needs_none_of_the_packages_that_are_not_packed():
+    ended = run_without([*UNUSED])
+    assert not ended.returncode, ended.stderr
+
+
+def test_a_package_that_a_run_needs_is_packed():
+    ended = run_without([*UNUSED, "cffi"])  # its one compiled file is imported by cryptography, and in no list of needs
+    assert ended.returncode and "_cffi_backend" in ended.stderr
+    assert not {"cffi", "cryptography"} & UNUSED
 
 
 def test_the_needs_of_needs_are_named_with_the_versions_of_this_machine():

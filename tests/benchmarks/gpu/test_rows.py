@@ -30,10 +30,17 @@ def test_the_table_counts_checks_and_shows_those_that_failed():
     assert "checks passed" in text and "two" in text and "other bits" in text and "one" not in text
 
 
+def test_brackets_in_a_message_are_no_markup():
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(table_of([Row("right", "one", error="pip install 'fedlab-adapt[backbones]'")], "a card"))
+    assert "fedlab-adapt[backbones]" in console.export_text()
+
+
 def test_the_file_has_each_row_as_soon_as_it_is_known(tmp_path):
-    record = Record(tmp_path / "gpu.json", {"card": "none"})
+    file = tmp_path / "new/gpu.json"
+    record = Record(file, {"card": "none"})
     record.add([Row("a", "b", 1.0)])
-    found = json.loads((tmp_path / "gpu.json").read_text())
+    found = json.loads(file.read_text())
     assert found["card"] == "none" and found["rows"][0]["value"] == 1.0 and not record.failed
     record.add([Row("a", "c", error="died")])
-    assert record.failed and len(json.loads((tmp_path / "gpu.json").read_text())["rows"]) == 2
+    assert record.failed and len(json.loads(file.read_text())["rows"]) == 2

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from benchmarks.gpu.rows import Row
-from benchmarks.gpu.schedule import Task, allotment, perform_all
+from benchmarks.gpu.schedule import OVER, Task, not_begun, perform_all
 
 HERE = "test_schedule"
 
@@ -62,12 +62,10 @@ def test_each_task_has_its_rows_and_no_other_is_lost(monkeypatch):
 @pytest.mark.engine
 def test_a_task_is_stopped_at_the_end_of_its_part_and_those_after_it_are_not_begun(monkeypatch):
     rows = perform([task("endless"), task("good", value=2.0)], 3, monkeypatch)
-    assert [row.what for row in rows] == ["endless", "good"]
-    assert "end of its time" in rows[0].error and "not begun" in rows[1].note and not rows[1].error
+    assert [(row.what, row.value, row.note) for row in rows] == [("endless", None, ""), (OVER, 1.0, "good")]
+    assert "end of its time" in rows[0].error and not rows[1].error
 
 
-def test_time_that_a_part_leaves_goes_to_those_after_it():
-    weights = {"a": 3.0, "b": 1.0}
-    assert allotment(100, weights, "a") == 75
-    assert allotment(90, weights, "b") == 90  # a took ten
-    assert allotment(-5, weights, "b") == 0
+def test_many_tasks_that_were_not_begun_are_one_short_row():
+    row = not_begun([task(f"task{number}") for number in range(80)])
+    assert row.value == 80 and row.note.startswith("task0, task1, ") and len(row.note) < 210
