@@ -61,9 +61,11 @@ class RandomBatches:
 
     def __init__(self, data: ArrayDataset, size: int, device: torch.device) -> None:
         self.data, self.size, self.device = data, size, device
-        known = data.transform is None or isinstance(data.transform, RandomTransform)
-        there = all(column.device.type == device.type for column in data.stored.values())
-        self.is_split = type(data) is ArrayDataset and known and there
+        self.is_split = (
+            type(data) is ArrayDataset
+            and (data.transform is None or isinstance(data.transform, RandomTransform))
+            and all(column.device.type == device.type for column in data.stored.values())
+        )
 
     def draw_at(self, *names: int | str) -> Batch:
         """Return what the batch of a random stream is made of, on the device; see :func:`fedlab.seeds.seeded`."""

@@ -84,7 +84,9 @@ def pseudo_targets(batches: RandomBatches, mixup: str, drawn: Batch) -> Tensor:
     drawn
         What two batches are made of.
     """
-    x, other = (made(batches, one)["x"] for one in parted(drawn, 2))
-    if mixup == "average":
-        return (x + other) / 2
-    return (x - other).abs() - 1 if mixup == "difference" else x  # |u - v| of [0, 1], back in [-1, 1]
+    first, second = parted(drawn, 2)
+    x = made(batches, first)["x"]
+    if mixup == "off":
+        return x
+    other = made(batches, second)["x"]
+    return (x + other) / 2 if mixup == "average" else (x - other).abs() - 1  # |u - v| of [0, 1], back in [-1, 1]
