@@ -17,11 +17,10 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
-import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fedlab import launch, optimizers, registry, training
+from fedlab import launch, optimizers, training
 from fedlab.config.schema import Config
 from fedlab.cuda_graphs import GraphedLoss
 from fedlab.models.feature_classifier import head_of
@@ -98,9 +97,7 @@ def counted(steps: Callable[[int], object]) -> Mapping[str, float]:
         mock.patch.object(GraphedLoss, "_eager", operations.of(GRAPHED, GraphedLoss._eager)),
         mock.patch.object(Tensor, "backward", operations.of(GRAPHED, Tensor.backward)),
         mock.patch.object(optimizers.Adam, "step", operations.of(OPTIMIZER, optimizers.Adam.step)),
-        mock.patch.object(
-            training.MovingAverage, "update", operations.of(OPTIMIZER, training.MovingAverage.update)
-        ),
+        mock.patch.object(training.MovingAverage, "update", operations.of(OPTIMIZER, training.MovingAverage.update)),
     )
     found = []
     for patch in patches:

@@ -351,8 +351,8 @@ def loaded_model(workload: Workload, state: Mapping[str, torch.Tensor], device: 
         When the state is of another model.
     """
     check_state(workload, state)
-    model = copy_with_state(model_template(workload), state) if device.type == "cpu" else None
-    return load(blank_model(workload), state, device) if model is None else model
+    model = copy_with_state(model_template(workload), state)
+    return load(blank_model(workload), state, device) if model is None else model.to(device)
 
 
 def check_state(workload: Workload, state: Mapping[str, torch.Tensor]) -> None:

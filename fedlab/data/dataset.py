@@ -62,7 +62,7 @@ class ArrayDataset(Dataset[Batch]):
         return self.transform(batch) if self.transform else batch
 
     def stored_at(self, index: int | slice | Tensor) -> Batch:
-        """Return columns of an example or several as they are stored, without the transform."""
+        """Return columns (examples, ...) of an example or several as they are stored, without the transform."""
         if isinstance(self.columns, SelectedRows):
             return self.columns.batch(index)
         return {name: column[_moved(index, column.device)] for name, column in self.columns.items()}

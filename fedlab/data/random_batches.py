@@ -78,7 +78,9 @@ class RandomBatches:
             with seeded(*names):
                 return [self.finished() for _ in range(count)]
         generator = torch.Generator()
-        generator.manual_seed(seed_of(*names))  # the numbers of torch's own generator in a scope, at a tenth of its cost
+        generator.manual_seed(
+            seed_of(*names)
+        )  # the numbers of torch's own generator in a scope, at a tenth of its cost
         drawn = joined([self._draw(generator) for _ in range(count)])
         return parted(send_together(drawn, self.device), count)
 
@@ -94,9 +96,7 @@ class RandomBatches:
         if self.data.transform is None:
             return batch
         assert isinstance(self.data.transform, RandomTransform)
-        numbers = {
-            name.removeprefix(OF_TRANSFORM): one for name, one in drawn.items() if name.startswith(OF_TRANSFORM)
-        }
+        numbers = {name.removeprefix(OF_TRANSFORM): one for name, one in drawn.items() if name.startswith(OF_TRANSFORM)}
         return self.data.transform.apply(batch, numbers)
 
     def _draw(self, generator: torch.Generator) -> Batch:

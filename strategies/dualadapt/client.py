@@ -33,6 +33,7 @@ from fedlab.strategies.protocol import (
     metrics_record,
     tensor_record,
 )
+from fedlab.strategies.received_models import received_model
 from fedlab.workload import Workload
 
 
@@ -126,7 +127,7 @@ def prepare(workload: Workload, message: Message, context: ClientContext) -> Hea
     options, training = context.config.strategy, context.config.client
     device = context.device
     data = client_dataset(workload, context, "train").on_device(device)
-    model = load(workload.model(), arrays_of(message.content), device)
+    model = received_model(workload, arrays_of(message.content), device)
     source, quantiles = read_mixture(arrays_of(message.content, MIXTURE), device)
     start = None
     if START in message.content:

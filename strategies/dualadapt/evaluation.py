@@ -34,6 +34,7 @@ from fedlab.strategies.protocol import (
     load,
     metrics_record,
 )
+from fedlab.strategies.received_models import received_model
 from fedlab.training import resolve_device
 from fedlab.workload import Workload
 
@@ -50,7 +51,7 @@ def evaluate(workload: Workload, message: Message, context: ClientContext) -> Re
     test = client_dataset(workload, context, "test")
 
     def head_and_features(record: str, adapted: bool = True) -> tuple[nn.Module, ArrayDataset]:
-        model = load(workload.model(), arrays_of(message.content, record), device)
+        model = received_model(workload, arrays_of(message.content, record), device)
         if adapted:
             own = client_dataset(workload, context, "train")
             adapt_batchnorm(features_of(model), own, options.bn_images, options.bn_adaptation, device)

@@ -25,7 +25,9 @@ def config(preset, **changes):
 
 def whole_batches(monkeypatch):
     """Take batches as they are taken of a set with a transform that is one function."""
-    monkeypatch.setattr(RandomBatches, "is_split", property(lambda self: False, lambda self, value: None), raising=False)
+    monkeypatch.setattr(
+        RandomBatches, "is_split", property(lambda self: False, lambda self, value: None), raising=False
+    )
 
 
 @pytest.mark.parametrize("preset", list(MOST))

@@ -1,4 +1,4 @@
-"""Refuses what would make a GPU wait for the host, or could not be captured as a CUDA graph, on tensors without values."""
+"""Refuses what would make a GPU wait for the host, or has no place in a CUDA graph, on tensors without values."""
 
 from __future__ import annotations
 

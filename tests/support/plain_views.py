@@ -52,9 +52,7 @@ def trivial_augment(x):
     of_moves = zip(MOVES.values(), strength[:moved].split(counts[: len(MOVES)]), strict=True)
     matrices = torch.cat([matrices(own, x.shape[-1]) for matrices, own in of_moves])
     pixels = (x[order] + 1) / 2
-    parts, values = (
-        tensor[moved:].split(counts[len(MOVES) :]) for tensor in (pixels, strength[:, None, None, None])
-    )
+    parts, values = (tensor[moved:].split(counts[len(MOVES) :]) for tensor in (pixels, strength[:, None, None, None]))
     changed = [change(part, value) for change, part, value in zip(CHANGES.values(), parts, values, strict=True)]
     return 2 * torch.cat([move(pixels[:moved], matrices), *changed])[order.argsort()] - 1
 

@@ -135,8 +135,8 @@ def source_views(read: Callable[[Batch], Batch], **ranges: Any) -> RandomTransfo
     def apply(batch: Batch, drawn: Batch) -> Batch:
         batch = read(batch)
         x, uniform = batch["x"], drawn["uniform"]
-        of_maps, of_colors = uniform.split([AFFINE_NUMBERS * len(x), COLOR_NUMBERS * len(x)])
-        x = moved(x, affine_maps(of_maps.view(AFFINE_NUMBERS, -1), **ranges))
-        return {**batch, "x": recolored(x, of_colors)}
+        of_maps = AFFINE_NUMBERS * len(x)
+        x = moved(x, affine_maps(uniform[:of_maps].view(AFFINE_NUMBERS, -1), **ranges))
+        return {**batch, "x": recolored(x, uniform[of_maps:])}
 
     return RandomTransform(draw, apply)

@@ -14,6 +14,7 @@ drawn at random.
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from fedlab.data.dataset import Batch
 from fedlab.data.pinned import send

@@ -88,8 +88,8 @@ def changed(x: Tensor, rows: Tensor, back: Tensor, matrices: Tensor, strength: T
         Of each image (batch,), from -1 to 1.
     """
     pixels, values = (x[rows] + 1) / 2, strength[rows][:, None, None, None]
-    parts, values = (each[len(matrices) :].tensor_split(len(CHANGES)) for each in (pixels, values))
-    results = [change(part, value) for change, part, value in zip(CHANGES.values(), parts, values, strict=True)]
+    of_each = (each[len(matrices) :].tensor_split(len(CHANGES)) for each in (pixels, values))
+    results = [change(part, value) for change, part, value in zip(CHANGES.values(), *of_each, strict=True)]
     return 2 * torch.cat([move(pixels[: len(matrices)], matrices), *results])[back] - 1
 
 

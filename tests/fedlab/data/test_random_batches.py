@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import plain_views
 import pytest
 import torch
 
+import plain_views
 from fedlab import registry
 from fedlab.data.dataset import ArrayDataset
 from fedlab.data.images.trivial_augment import SPARE_DEVIATIONS, draw_changes, group_sizes, trivial_augment
