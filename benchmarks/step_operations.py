@@ -13,10 +13,12 @@ import argparse
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
+import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -25,15 +27,15 @@ from fedlab.config.schema import Config
 from fedlab.cuda_graphs import GraphedLoss
 from fedlab.models.feature_classifier import head_of
 from fedlab.seeds import deterministic, seeded
-from fedlab.strategies.dualadapt import client as dualadapt_client
+from fedlab.strategies.dualadapt.local_head import adapt_head
+from fedlab.strategies.dualadapt.mixtures import read_mixture
 from fedlab.strategies.dualadapt.server import DualAdapt
 from fedlab.strategies.dualadapt.server_loss import server_loss
-from fedlab.strategies.protocol import arrays_of
 from fedlab.strategies.source_only import SourceTrainer
 from fedlab.training import null_progress
 
 BATCH, EXAMPLES, CLIENTS = 8, 64, 3
-STEPS = 6  # of which all but the first are counted
+STEPS, TIMED = 6, 20  # all but the first are counted
 SMALL = {"server.batch_size": BATCH, "client.batch_size": BATCH, "data.max_examples": EXAMPLES, "device": "cpu"}
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "dualadapt-digits-mcd": {"digits.network": "small", "digits.targets": "usps"},
@@ -45,36 +47,63 @@ FREE = ("detach", "alias", "view", "_unsafe_view", "expand", "select", "slice", 
 FREE += ("permute", "transpose", "t", "unbind", "split", "split_with_sizes", "_local_scalar_dense", "_reshape_alias")
 
 
-class Operations(TorchDispatchMode):
-    """Counts the operations that this thread calls, by the part that is current."""
+class Parts:
+    """Knows which part of a step is computed now, and for how long each was.
+
+    Attributes
+    ----------
+    current
+        The part.
+    seconds
+        CPU time of each.
+    """
 
     def __init__(self) -> None:
-        super().__init__()
-        self.counts: Counter[str] = Counter()
-        self.part = REST
+        self.current, self.seconds = REST, Counter[str]()
+        self._since = time.process_time()
 
-    def __torch_dispatch__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> Any:
-        if func.__name__.partition(".")[0] not in FREE:
-            self.counts[self.part] += 1
-        return func(*args, **(kwargs or {}))
-
-    @contextmanager
-    def within(self, part: str) -> Iterator[None]:
-        """Count what the body calls to a part."""
-        before, self.part = self.part, part
-        try:
-            yield
-        finally:
-            self.part = before
+    def enter(self, part: str) -> str:
+        """Go on with a part; return the one before."""
+        now, before = time.process_time(), self.current
+        self.seconds[before] += now - self._since
+        self.current, self._since = part, now
+        return before
 
     def of(self, part: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a function whose operations count to a part."""
+        """Return a function that belongs to a part."""
 
-        def counted(*args: Any, **kwargs: Any) -> Any:
-            with self.within(part):
+        def within(*args: Any, **kwargs: Any) -> Any:
+            before = self.enter(part)
+            try:
                 return call(*args, **kwargs)
+            finally:
+                self.enter(before)
 
-        return counted
+        return within
+
+    @contextmanager
+    def followed(self) -> Iterator[None]:
+        """Follow what the body computes."""
+        calls = ((GRAPHED, GraphedLoss, "_eager"), (GRAPHED, Tensor, "backward"))
+        calls += ((OPTIMIZER, optimizers.Adam, "step"), (OPTIMIZER, training.MovingAverage, "update"))
+        with ExitStack() as patches:
+            for part, owner, name in calls:
+                patches.enter_context(mock.patch.object(owner, name, self.of(part, getattr(owner, name))))
+            yield
+
+
+class Operations(TorchDispatchMode):
+    """Counts the operations that this thread calls, by part."""
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__()
+        self.parts, self.counts = parts, Counter[str]()
+
+    def __torch_dispatch__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> Any:
+        """Call an operation, and count it."""
+        if func.__name__.partition(".")[0] not in FREE:
+            self.counts[self.parts.current] += 1
+        return func(*args, **(kwargs or {}))
 
 
 def server_steps(config: Config) -> Callable[[int], object]:
@@ -92,58 +121,60 @@ def server_steps(config: Config) -> Callable[[int], object]:
 
 def counted(steps: Callable[[int], object]) -> Mapping[str, float]:
     """Return the operations of a step by part, the mean over all but the first."""
-    operations = Operations()
-    patches = (
-        mock.patch.object(GraphedLoss, "_eager", operations.of(GRAPHED, GraphedLoss._eager)),
-        mock.patch.object(Tensor, "backward", operations.of(GRAPHED, Tensor.backward)),
-        mock.patch.object(optimizers.Adam, "step", operations.of(OPTIMIZER, optimizers.Adam.step)),
-        mock.patch.object(training.MovingAverage, "update", operations.of(OPTIMIZER, training.MovingAverage.update)),
-    )
-    found = []
-    for patch in patches:
-        patch.start()
-    try:
+    found, parts = [], Parts()
+    with parts.followed():
         steps(1)  # an optimizer's first step sets up what it remembers
         for count in (1, STEPS):
-            operations.counts.clear()
-            with operations:
+            with Operations(parts) as operations:
                 steps(count)
-            found.append(Counter(operations.counts))
-    finally:
-        for patch in patches:
-            patch.stop()
+            found.append(operations.counts)
     return {part: (found[1][part] - found[0][part]) / (STEPS - 1) for part in (REST, GRAPHED, OPTIMIZER)}
 
 
 def host_milliseconds(steps: Callable[[int], object], repeats: int = 5) -> float:
-    """Return the least CPU time of a step among several tries."""
-    best = float("inf")
-    for _ in range(repeats):
-        start = time.process_time()
-        steps(STEPS)
-        best = min(best, time.process_time() - start)
-    return 1000 * best / STEPS
+    """Return the CPU time of a step outside of the graph and the optimizer, the least of several tries."""
+    parts, tries = Parts(), list[float]()
+    with parts.followed():
+        for _ in range(repeats):
+            parts.enter(REST)
+            parts.seconds.clear()
+            steps(TIMED)
+            parts.enter(REST)
+            tries.append(parts.seconds[REST])
+    return 1000 * min(tries) / TIMED
 
 
 def client_steps(config: Config) -> Callable[[int], object]:
     """Return a function that takes so many steps of a DualAdapt client's head and mixture."""
-    server = DualAdapt(config.workload, config, null_progress)
-    width = server.source_mixture()["means"].shape[-1]
-    raise NotImplementedError(width, dualadapt_client, arrays_of)
+    with seeded(0, "client"):
+        server = DualAdapt(config.workload, config, null_progress)
+        source, quantiles = read_mixture(server.source_mixture(), torch.device("cpu"))
+        head, z = head_of(server.trainer.model), torch.randn(EXAMPLES, source.means.shape[-1])
+
+    def steps(count: int) -> None:
+        with seeded(0, "steps"):
+            adapt_head(head, z, source, quantiles, server.options, replace(config.client, steps=count))
+
+    return steps
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("presets", nargs="*", default=list(PRESETS), help="those of the table by default")
-    print(f"| a step on batches of {BATCH} | {REST} | {GRAPHED} | {OPTIMIZER} | ms of the CPU |\n|---|---|---|---|---|")
+    print(
+        f"| a step on batches of {BATCH} | {REST} | {GRAPHED} | {OPTIMIZER} | ms of the CPU outside of the last two |"
+    )
+    print("|---|---|---|---|---|")
     for preset in parser.parse_args().presets:
         config = launch.prepare(preset, {**SMALL, **PRESETS.get(preset, {})})
-        with deterministic(1):
-            steps = server_steps(config)
-            parts = counted(steps)
-            cells = " | ".join(f"{count:g}" for count in parts.values())
-            print(f"| server of `{preset}` | {cells} | {host_milliseconds(steps):.2f} |")
+        sides = {"server": server_steps} | ({"client": client_steps} if config.run.strategy == "dualadapt" else {})
+        for side, steps_of in sides.items():
+            with deterministic(1):
+                steps = steps_of(config)
+                parts = counted(steps)
+                cells = " | ".join(f"{count:g}" for count in parts.values())
+                print(f"| {side} of `{preset}` | {cells} | {host_milliseconds(steps):.2f} |")
 
 
 if __name__ == "__main__":
