@@ -163,7 +163,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("presets", nargs="*", default=list(PRESETS), help="those of the table by default")
     print(
-        f"| a step on batches of {BATCH} | {REST} | {GRAPHED} | {OPTIMIZER} | ms of the CPU outside of the last two |"
+        f"| step, batches of {BATCH} | {REST} | {GRAPHED} | {OPTIMIZER} | ms of the CPU outside of these two |"
     )
     print("|---|---|---|---|---|")
     for preset in parser.parse_args().presets:
