@@ -162,9 +162,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("presets", nargs="*", default=list(PRESETS), help="those of the table by default")
-    print(
-        f"| step, batches of {BATCH} | {REST} | {GRAPHED} | {OPTIMIZER} | ms of the CPU outside of these two |"
-    )
+    print(f"| step, batches of {BATCH} | {REST} | {GRAPHED} | {OPTIMIZER} | ms of the CPU outside of these two |")
     print("|---|---|---|---|---|")
     for preset in parser.parse_args().presets:
         config = launch.prepare(preset, {**SMALL, **PRESETS.get(preset, {})})
