@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -21,7 +22,7 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from pydantic.dataclasses import dataclass
-from torch import Tensor, nn
+from torch import Tensor
 
 from fedlab.config.lr_schedules import SCHEDULE_FIELDS
 from fedlab.config.schema import Config
@@ -65,11 +66,6 @@ def made(batches: RandomBatches, drawn: Batch) -> Batch:
         return batches.make(drawn)
 
 
-def loss_of_drawn(workload: Workload, batches: RandomBatches) -> Callable[[nn.Module, Batch], Tensor]:
-    """Return the workload's loss of a batch that has yet to be made: on a GPU its views are in the loss's graph."""
-    return lambda model, drawn: workload.loss(model, made(batches, drawn))
-
-
 class SourceTrainer:
     """Training on the server's own data, and a moving average of the weights.
 
@@ -106,7 +102,7 @@ class SourceTrainer:
         self.average = to_training_device(deepcopy(self.model), self.device).requires_grad_(False)
         self.model = to_training_device(self.model, self.device, core.compile)
         self._moving = MovingAverage(self.average, self.model, self.options.ema_decay)
-        self.objective = GraphedLoss(loss_of_drawn(workload, self.batches), self.model, core.cuda_graphs)
+        self.objective = GraphedLoss(workload.loss, self.model, core.cuda_graphs, partial(made, self.batches))
         self.optimizer = self._adam(self.options.learning_rate, self.options.weight_decay)
 
     def _adam(self, learning_rate: float, weight_decay: float = 0.0) -> Adam | FusedAdam:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 
 import torch
@@ -21,7 +22,7 @@ from fedlab.data.random_batches import RandomBatches
 from fedlab.optimizers import Adam, FusedAdam
 from fedlab.precision import computing_in
 from fedlab.seeds import deterministic, seeded
-from fedlab.strategies.source_only import loss_of_drawn
+from fedlab.strategies.source_only import made
 from fedlab.training import resolve_device, to_training_device
 
 PART = "steps"
@@ -66,7 +67,7 @@ def throughput(case: Case, device: torch.device, precision: str, graphs: bool, s
         model = to_training_device(workload.model(), device).train()
         data = workload.data(None if case.side == "server" else 0, "train").on_device(device)
         batches, numbers, is_server = RandomBatches(data, size, device), count(), case.side == "server"
-        objective = GraphedLoss(loss_of_drawn(workload, batches) if is_server else workload.loss, model, graphs)
+        objective = GraphedLoss(workload.loss, model, graphs, partial(made, batches) if is_server else None)
         optimizer = (FusedAdam if device.type == "cuda" else Adam)(model.parameters(), 1e-4)
 
         def loss() -> torch.Tensor:

@@ -55,7 +55,7 @@ def server_loss(
 
     def discrepancy_on(model: nn.Module, batch: Batch) -> Tensor:
         with frozen_stats(model):
-            z = features_of(model)(pseudo_targets(batches, options.mixup, batch))
+            z = features_of(model)(batch["x"])
             frozen = {name: weight.detach() for name, weight in head_of(model).named_parameters()}
             p = functional_call(head_of(model), frozen, (z,)).softmax(1)
         q = local_heads(z)
@@ -65,7 +65,10 @@ def server_loss(
             d = conformal.mean_normalized(typical).to(d) * d
         return options.server_discrepancy * d.mean()
 
-    objective = GraphedLoss(discrepancy_on, model, trainer.objective.enabled)
+    def prepare(drawn: Batch) -> Batch:
+        return {"x": pseudo_targets(batches, options.mixup, drawn)}
+
+    objective = GraphedLoss(discrepancy_on, model, trainer.objective.enabled, prepare)
 
     def loss(step: int) -> Tensor:
         names = trainer.seed, "pseudo-targets", server_round, step
