@@ -44,21 +44,37 @@ class GraphedLoss:
         Keeps its parameters: they may change in place, as by ``load_state_dict`` or an optimizer.
     enabled
         False: nothing is captured.
+    prepare
+        What becomes of a batch first, without a gradient, for instance random views. It is a part of the graph; where
+        that cannot be captured, it is computed before it.
 
     Attributes
     ----------
     refused
         Why no graph could be captured; empty if nothing was refused.
+    prepares_before
+        True if a graph could not be captured with the preparation in it.
     """
 
-    def __init__(self, loss: Loss, model: nn.Module, enabled: bool = True) -> None:
+    def __init__(
+        self,
+        loss: Loss,
+        model: nn.Module,
+        enabled: bool = True,
+        prepare: Callable[[Batch], Batch] | None = None,
+    ) -> None:
         self.loss, self.model, self.enabled, self.refused = loss, model, enabled, ""
+        self.prepare, self.prepares_before = prepare, False
         self._weights = list(model.parameters())  # walking through many modules takes longer than a small step
         self._seen: dict[object, _Capture | None] = {}
 
     def __call__(self, batch: Batch) -> Tensor:
         """Return the loss of a batch, a scalar."""
-        if self.refused or not self.enabled or not all(column.is_cuda for column in batch.values()):
+        given = batch
+        if self.prepare and self.prepares_before:
+            with autocast():
+                batch = self.prepare(batch)
+        if self.refused or not self._may_be_captured(batch):
             return self._eager(batch)
         key = self._key(batch)
         if key not in self._seen:
@@ -70,22 +86,32 @@ class GraphedLoss:
                 captured = self._seen[key] = _Capture(self._eager, self.model, batch)
             except RuntimeError as error:
                 self._refuse(error)
-                return self._eager(batch)
+                return self(given)
         value: Tensor = _Replay.apply(captured, batch, captured.trigger)
         return value
 
+    def _may_be_captured(self, batch: Batch) -> bool:
+        return self.enabled and all(column.is_cuda for column in batch.values())
+
     def _refuse(self, error: RuntimeError) -> None:
-        self.refused = str(error).splitlines()[0]
+        """Go on without the preparation in the graph, or, if it is not there any more, without a graph."""
+        reason, what = str(error).splitlines()[0], "a training step"
+        if self.prepare and not self.prepares_before:
+            self.prepares_before, what = True, "what comes before the model in a training step"
+        else:
+            self.refused = reason
         self._seen.clear()
         end_failed_capture(next(self.model.parameters()).device)
         warnings.warn(
-            f"a training step cannot be a CUDA graph and runs kernel by kernel, which is slower: {self.refused}",
+            f"{what} cannot be a CUDA graph and runs kernel by kernel, which is slower: {reason}",
             NotCapturedWarning,
             stacklevel=3,
         )
 
     def _eager(self, batch: Batch) -> Tensor:
         with autocast():
+            if self.prepare and not self.prepares_before:
+                batch = self.prepare(batch)
             return self.loss(self.model, batch)
 
     def _key(self, batch: Batch) -> object:
@@ -114,14 +140,14 @@ class _Capture:
             ]
             return value.detach(), used, torch.cat(parts)
 
-        side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(side):
-            for _ in range(WARMUP):
-                compute()
-        torch.cuda.current_stream(device).wait_stream(side)
-        self.graph = torch.cuda.CUDAGraph()
         try:
+            side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            side.wait_stream(torch.cuda.current_stream(device))
+            with torch.cuda.stream(side):
+                for _ in range(WARMUP):
+                    compute()
+            torch.cuda.current_stream(device).wait_stream(side)
+            self.graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self.graph, capture_error_mode=OTHER_THREADS):
                 self.value, used, self.flat = compute()
         finally:

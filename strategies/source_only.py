@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -27,10 +28,12 @@ from fedlab.config.lr_schedules import SCHEDULE_FIELDS
 from fedlab.config.schema import Config
 from fedlab.config.training_options import DEFAULT_SERVER
 from fedlab.cuda_graphs import GraphedLoss
-from fedlab.data.dataset import Batch, to_device
+from fedlab.data.dataset import Batch
+from fedlab.data.random_batches import RandomBatches
 from fedlab.errors import ConfigError
 from fedlab.metrics import Phase
 from fedlab.optimizers import Adam, FusedAdam, one_cycle
+from fedlab.precision import outside_autocast
 from fedlab.runs import pretrain_cache
 from fedlab.runs.checkpoints import weights_sha256
 from fedlab.seeds import seeded
@@ -57,6 +60,12 @@ from fedlab.training import MovingAverage, Progress, resolve_device, to_training
 from fedlab.workload import Workload, missing_columns
 
 
+def made(batches: RandomBatches, drawn: Batch) -> Batch:
+    """Return the batch that was drawn; its pixels are computed in float32 whatever the precision of the loss."""
+    with torch.no_grad(), outside_autocast():
+        return batches.make(drawn)
+
+
 class SourceTrainer:
     """Training on the server's own data, and a moving average of the weights.
 
@@ -66,6 +75,10 @@ class SourceTrainer:
         The model of the last step, and its exponential moving average.
     source
         The server's training examples.
+    batches
+        Random batches of them, on the device.
+    objective
+        The workload's loss of what a batch is made of.
 
     Raises
     ------
@@ -83,13 +96,13 @@ class SourceTrainer:
                 f"strategy {core.strategy!r} trains on labeled source data, and the server's data of "
                 f"workload {core.workload!r} has no labels"
             )
-        self._source_on_device = self.source.on_device(self.device)
+        self.batches = RandomBatches(self.source.on_device(self.device), self.options.batch_size, self.device)
         with seeded(self.seed, "model"):
             self.model = workload.model()
         self.average = to_training_device(deepcopy(self.model), self.device).requires_grad_(False)
         self.model = to_training_device(self.model, self.device, core.compile)
         self._moving = MovingAverage(self.average, self.model, self.options.ema_decay)
-        self.objective = GraphedLoss(workload.loss, self.model, core.cuda_graphs)
+        self.objective = GraphedLoss(workload.loss, self.model, core.cuda_graphs, partial(made, self.batches))
         self.optimizer = self._adam(self.options.learning_rate, self.options.weight_decay)
 
     def _adam(self, learning_rate: float, weight_decay: float = 0.0) -> Adam | FusedAdam:
@@ -98,12 +111,15 @@ class SourceTrainer:
 
     def batch_at(self, server_round: int, number: int) -> Batch:
         """Return one batch, a function of the run seed, the round and its number in the round alone."""
-        with seeded(self.seed, "source", server_round, number):
-            return self.random_batch()
+        return made(self.batches, self.drawn_at(server_round, number))
+
+    def drawn_at(self, server_round: int, number: int) -> Batch:
+        """Return what that batch is made of, which is what :attr:`objective` takes."""
+        return self.batches.draw_at(self.seed, "source", server_round, number)
 
     def random_batch(self) -> Batch:
         """Return a batch from torch's current random stream."""
-        return to_device(self._source_on_device.sample_batch(self.options.batch_size), self.device)
+        return self.batches.finished()
 
     def train(
         self,
@@ -162,9 +178,9 @@ class SourceTrainer:
             number = next(numbers)
             if extra_loss and separate and number % self.options.accumulate_steps == 0:
                 self._step_on(extra_loss, number)
-            batch = self.batch_at(server_round, number)
+            drawn = self.drawn_at(server_round, number)
             with seeded(self.seed, "source model", server_round, number):
-                value = self.objective(batch)
+                value = self.objective(drawn)
             return value + extra_loss(number) if extra_loss and not separate else value
 
         return loss

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from itertools import count
 
 import torch
 
@@ -16,9 +18,11 @@ from benchmarks.gpu.schedule import Task
 from benchmarks.gpu.timing import seconds_of
 from fedlab import launch
 from fedlab.cuda_graphs import GraphedLoss
+from fedlab.data.random_batches import RandomBatches
 from fedlab.optimizers import Adam, FusedAdam
 from fedlab.precision import computing_in
 from fedlab.seeds import deterministic, seeded
+from fedlab.strategies.source_only import made
 from fedlab.training import resolve_device, to_training_device
 
 PART = "steps"
@@ -62,11 +66,12 @@ def throughput(case: Case, device: torch.device, precision: str, graphs: bool, s
     with deterministic(2), computing_in(precision, device), seeded(0, "steps"):
         model = to_training_device(workload.model(), device).train()
         data = workload.data(None if case.side == "server" else 0, "train").on_device(device)
-        objective = GraphedLoss(workload.loss, model, graphs)
+        batches, numbers, is_server = RandomBatches(data, size, device), count(), case.side == "server"
+        objective = GraphedLoss(workload.loss, model, graphs, partial(made, batches) if is_server else None)
         optimizer = (FusedAdam if device.type == "cuda" else Adam)(model.parameters(), 1e-4)
 
         def loss() -> torch.Tensor:
-            return objective(data.sample_batch(size))
+            return objective(batches.draw_at("batch", next(numbers)) if is_server else data.sample_batch(size))
 
         seconds_of(loss, optimizer, WARMUP if device.type == "cuda" else 1, device)
         return steps * size / seconds_of(loss, optimizer, steps, device)
@@ -76,8 +81,8 @@ def measure(name: str, device: str, steps: int = 0, batch: int = 0) -> Iterator[
     """Yield a preset's rows: float32 kernel by kernel first, then the other ways beside it."""
     case, where, reference = CASES[name], resolve_device(device), 0.0
     for way, (precision, graphs) in WAYS.items():
-        count = steps or (STEPS if graphs else PLAIN_STEPS)
-        value = throughput(case, where, precision, graphs, count, batch)
+        taken = steps or (STEPS if graphs else PLAIN_STEPS)
+        value = throughput(case, where, precision, graphs, taken, batch)
         what = f"{case.preset}, {way}"
         if not reference:
             reference = value

@@ -58,11 +58,14 @@ class ArrayDataset(Dataset[Batch]):
         return self._length
 
     def __getitem__(self, index: int | slice | Tensor) -> Batch:
-        if isinstance(self.columns, SelectedRows):
-            batch = self.columns.batch(index)
-        else:
-            batch = {name: column[_moved(index, column.device)] for name, column in self.columns.items()}
+        batch = self.stored_at(index)
         return self.transform(batch) if self.transform else batch
+
+    def stored_at(self, index: int | slice | Tensor) -> Batch:
+        """Return columns (examples, ...) of an example or several as they are stored, without the transform."""
+        if isinstance(self.columns, SelectedRows):
+            return self.columns.batch(index)
+        return {name: column[_moved(index, column.device)] for name, column in self.columns.items()}
 
     @property
     def stored(self) -> Batch:

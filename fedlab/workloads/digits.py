@@ -22,7 +22,7 @@ from fedlab.config.sections import split_names
 from fedlab.data.dataset import ArrayDataset, Batch
 from fedlab.data.digits import datasets, image_files
 from fedlab.data.digits import image_folder as folders
-from fedlab.data.digits.augment import WIDE, random_affine, random_recolor
+from fedlab.data.digits.augment import WIDE, random_affine, source_views
 from fedlab.data.digits.domains import SIZE
 from fedlab.data.images.texture import Texture, textured
 from fedlab.data.pixels import to_float
@@ -237,13 +237,8 @@ class Digits:
         return ArrayDataset(columns, examples.transform)
 
     def _augmented(self, examples: ArrayDataset) -> ArrayDataset:
-        read = examples.transform or (lambda batch: batch)
-
-        def view(batch: Batch) -> Batch:
-            batch = read(batch)
-            return {**batch, "x": random_recolor(random_affine(batch["x"], **(WIDE if self.augment == "wide" else {})))}
-
-        return ArrayDataset(examples.columns, view, examples.host_only)
+        views = source_views(examples.transform or (lambda batch: batch), **(WIDE if self.augment == "wide" else {}))
+        return ArrayDataset(examples.columns, views, examples.host_only)
 
 
 @lru_cache(maxsize=16)

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Literal
 
+import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
@@ -24,11 +25,12 @@ from torch.nn.functional import cross_entropy
 from fedlab.config.data_options import DEFAULT_DATA, DataConfig
 from fedlab.data.dataset import ArrayDataset, Batch
 from fedlab.data.images import image_sets, views
-from fedlab.data.images.cutmix import PASTED_LABEL, PASTED_SHARE, cutmix
+from fedlab.data.images.cutmix import CUTMIX_NUMBERS, PASTED_LABEL, PASTED_SHARE, cutmix, pasted
 from fedlab.data.images.image_sets import IMAGE_SETS
 from fedlab.data.images.texture import Texture, textured
-from fedlab.data.images.trivial_augment import trivial_augment
+from fedlab.data.images.trivial_augment import NUMBERS, changed, draw_changes, trivial_augment
 from fedlab.data.pixels import to_rgb_float
+from fedlab.data.random_batches import RandomTransform
 from fedlab.data.sources import DataSource
 from fedlab.errors import ConfigError, suggest
 from fedlab.losses.mixed_labels import mixed_cross_entropy
@@ -166,13 +168,52 @@ class Images:
     def _examples(self, split: str, servers: bool) -> ArrayDataset:
         """Return all examples of the server, or all that clients share."""
         images = self._read(split)
-        examples = ArrayDataset({"x": images.x, "y": images.y}, self._viewed if split == "train" else to_rgb_float)
+        transform = self._views(images.x.shape[-1]) if split == "train" else to_rgb_float
+        examples = ArrayDataset({"x": images.x, "y": images.y}, transform)
         if split == "train" and not self.client_labels:
             own, rest = image_sets.split_unlabeled(images.y, self.server_fraction)  # independent of the run's seed
             examples = examples.select(own if servers else rest)
         return examples.subsample(self.data_config.max_examples or len(examples))
 
-    def _viewed(self, batch: Batch) -> Batch:
+    def _views(self, size: int) -> Callable[[Batch], Batch]:
+        """Return the random views of training images of ``size`` pixels a side: padding, change, crop, mirror, CutMix.
+
+        In two parts but for color jitter, whose order of changes is drawn for each batch.
+        """
+        if self.jitter:
+            return self._jittered
+
+        def draw(count: int, generator: torch.Generator | None) -> Batch:
+            drawn: dict[str, Tensor] = {}
+            if self.crop_padding:
+                drawn["corner"] = views.draw_corners(count, self.crop_padding, generator)
+            if self.augment == "trivial":
+                drawn |= draw_changes(count, size, generator)
+            if self.min_crop_area < 1:
+                drawn |= views.sample_boxes(count, size, self.min_crop_area, generator)._asdict()
+            if self.hflip:
+                drawn["mirrored"] = views.draw_mirrored(count, generator)
+            if self.cutmix:
+                drawn["cutmix"] = torch.rand(CUTMIX_NUMBERS, count, generator=generator)
+            return drawn
+
+        def apply(batch: Batch, drawn: Batch) -> Batch:
+            batch = to_rgb_float(batch)
+            x = batch["x"]
+            if self.crop_padding:
+                x = views.crop_padded(x, drawn["corner"], self.crop_padding)
+            if self.augment == "trivial":
+                x = changed(x, **{name: drawn[name] for name in NUMBERS})
+            if self.min_crop_area < 1:
+                x = views.crop(x, views.Boxes(*(drawn[name] for name in views.Boxes._fields)))
+            if self.hflip:
+                x = views.flip(x, drawn["mirrored"])
+            batch = {**batch, "x": x}
+            return pasted(batch, drawn["cutmix"], self.cutmix) if self.cutmix and "y" in batch else batch
+
+        return RandomTransform(draw, apply)
+
+    def _jittered(self, batch: Batch) -> Batch:
         batch = to_rgb_float(batch)
         x = views.padded_crop(batch["x"], self.crop_padding) if self.crop_padding else batch["x"]
         x = trivial_augment(x) if self.augment == "trivial" else x

@@ -62,23 +62,22 @@ def adapt_head(
     p_global, mean_probs = opinions(head, z, start)
     labels = pseudo_labels(z, mean_probs, options) if targets is None else targets
     weights = typicality(z, source, quantiles, options)
-    mixture = RunningMixture(source, options.variance_floor)
-
-    def loss_of(head: nn.Module, batch: Batch) -> Tensor:
-        logits = head(batch["z"])
-        return local_loss(logits, batch["labels"], batch["weights"], batch["p_global"], options.client_discrepancy)
-
+    both = HeadAndMixture(local, source, options.variance_floor)
     columns = {"z": z, "labels": labels, "weights": weights, "p_global": p_global}
-    objective = GraphedLoss(loss_of, local, cuda_graphs)
 
-    def loss() -> Tensor:  # line 7
-        rows = sample_rows(z, training)
-        batch = {name: column[rows] for name, column in columns.items()}
-        value = objective(batch)
-        mixture.update(batch["z"])  # line 8
+    def loss_of(model: nn.Module, batch: Batch) -> Tensor:  # one CUDA graph on a GPU
+        own = {name: column[batch["rows"]] for name, column in columns.items()}
+        logits = local(own["z"])  # line 7
+        value = local_loss(logits, own["labels"], own["weights"], own["p_global"], options.client_discrepancy)
+        both.update(own["z"], batch["step_size"])  # line 8
         return value
 
-    steps = training.local_steps(len(z))
+    objective, steps = GraphedLoss(loss_of, both, cuda_graphs), training.local_steps(len(z))
+    step_sizes = iter(em_step_sizes(steps, z.device))
+
+    def loss() -> Tensor:
+        return objective({"rows": sample_rows(z, training), "step_size": next(step_sizes)})
+
     rates, optimizer = cosine_rates(training.learning_rate, steps), Adam(local.parameters(), training.learning_rate)
 
     def next_rate() -> None:
@@ -86,7 +85,7 @@ def adapt_head(
 
     next_rate()
     mean = train_steps(loss, optimizer, steps, name=PHASE, after_step=next_rate)
-    return local.requires_grad_(False).eval(), mixture.fitted(), mean
+    return local.requires_grad_(False).eval(), both.fitted(), mean
 
 
 def opinions(head: nn.Module, z: Tensor, start: nn.Module | None) -> tuple[Tensor, Tensor]:
@@ -118,6 +117,39 @@ class RunningMixture:
     def fitted(self) -> gaussian_mixture.GaussianMixture:
         """Return the mixture after the steps so far."""
         return em.m_step(self.statistics, self.variance_floor)
+
+
+class HeadAndMixture(nn.Module):
+    """F_l, and W_T as :class:`RunningMixture` fits it, whose statistics change in place: one model to a CUDA graph."""
+
+    def __init__(self, head: nn.Module, source: gaussian_mixture.GaussianMixture, variance_floor: float) -> None:
+        super().__init__()
+        self.head, self.variance_floor = head, variance_floor
+        for name, part in source.statistics()._asdict().items():
+            self.register_buffer(name, part.clone())
+        self._has_seen = False
+
+    @property
+    def statistics(self) -> gaussian_mixture.Statistics:
+        """Running averages of W_T's sufficient statistics."""
+        return gaussian_mixture.Statistics(*(getattr(self, name) for name in gaussian_mixture.Statistics._fields))
+
+    def update(self, z: Tensor, step_size: Tensor) -> None:
+        """Update W_T by one EM step on a batch z (batch, width), with a step size (), float64."""
+        known_finite = self._has_seen and z.device.type != "cpu"  # as in a running mixture
+        batch = em.e_step(self.fitted(), z, known_finite=known_finite)
+        for running, new in zip(self.statistics, batch, strict=True):
+            running.lerp_(new, step_size)
+        self._has_seen = True
+
+    def fitted(self) -> gaussian_mixture.GaussianMixture:
+        """Return the mixture after the steps so far."""
+        return em.m_step(self.statistics, self.variance_floor)
+
+
+def em_step_sizes(steps: int, device: torch.device) -> Tensor:
+    """Return the step sizes (steps,) of stepwise EM, float64, on a device."""
+    return send(torch.tensor([em.robbins_monro_step(step) for step in range(steps)], dtype=torch.float64), device)
 
 
 def fit_mixture(

@@ -10,15 +10,15 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from fedlab.cuda_graphs import GraphedLoss
 from fedlab.data.dataset import Batch
+from fedlab.data.random_batches import RandomBatches, joined, parted
 from fedlab.losses.discrepancy import discrepancy
 from fedlab.models import conformal, gaussian_mixture
 from fedlab.models.batchnorm_stats import frozen_stats
 from fedlab.models.feature_classifier import features_of, head_of
-from fedlab.seeds import seeded
 from fedlab.strategies.dualadapt.mixtures import pad_quantiles, read_mixture
 from fedlab.strategies.dualadapt.shared import Options
 from fedlab.strategies.protocol import load
-from fedlab.strategies.source_only import SourceTrainer
+from fedlab.strategies.source_only import SourceTrainer, made
 
 
 def server_loss(
@@ -41,7 +41,7 @@ def server_loss(
     server_round
         Names the random stream of pseudo-targets, with the step.
     """
-    model, head, device = trainer.model, head_of(trainer.model), trainer.device
+    model, head, device, batches = trainer.model, head_of(trainer.model), trainer.device, trainer.batches
     stacked = [load(deepcopy(head), state, device).requires_grad_(False).eval() for state in heads.values()]
     weights, buffers = stack_module_state(stacked)
     received = [read_mixture(mixtures[partition], device) for partition in heads]
@@ -65,25 +65,31 @@ def server_loss(
             d = conformal.mean_normalized(typical).to(d) * d
         return options.server_discrepancy * d.mean()
 
-    objective = GraphedLoss(discrepancy_on, model, trainer.objective.enabled)
+    def prepare(drawn: Batch) -> Batch:
+        return {"x": pseudo_targets(batches, options.mixup, drawn)}
+
+    objective = GraphedLoss(discrepancy_on, model, trainer.objective.enabled, prepare)
 
     def loss(step: int) -> Tensor:
-        with seeded(trainer.seed, "pseudo-targets", server_round, step):
-            x = pseudo_targets(trainer, options.mixup)
-        return objective({"x": x})
+        names = trainer.seed, "pseudo-targets", server_round, step
+        return objective(joined(batches.draw_several_at(2, *names)))
 
     return loss
 
 
-def pseudo_targets(trainer: SourceTrainer, mixup: str) -> Tensor:
+def pseudo_targets(batches: RandomBatches, mixup: str, drawn: Batch) -> Tensor:
     """Return images (batch, ...) mixed from two source images each (line 11); with mixup "off", source images.
 
     Parameters
     ----------
     mixup
         "average", "difference" or "off".
+    drawn
+        What two batches are made of.
     """
-    x, other = trainer.random_batch()["x"], trainer.random_batch()["x"]
-    if mixup == "average":
-        return (x + other) / 2
-    return (x - other).abs() - 1 if mixup == "difference" else x  # |u - v| of [0, 1], back in [-1, 1]
+    first, second = parted(drawn, 2)
+    x = made(batches, first)["x"]
+    if mixup == "off":
+        return x
+    other = made(batches, second)["x"]
+    return (x + other) / 2 if mixup == "average" else (x - other).abs() - 1  # |u - v| of [0, 1], back in [-1, 1]

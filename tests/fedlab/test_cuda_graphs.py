@@ -1,8 +1,11 @@
+from warnings import catch_warnings as recorded
+from warnings import simplefilter
+
 import pytest
 import torch
 from torch import nn
 
-from fedlab.cuda_graphs import GraphedLoss, KeptModels, fresh_leaves, in_order_of, views_like
+from fedlab.cuda_graphs import GraphedLoss, KeptModels, NotCapturedWarning, fresh_leaves, in_order_of, views_like
 from fedlab.models.side_by_side import side_by_side
 from fedlab.optimizers import Adam, FusedAdam
 from fedlab.seeds import deterministic, seeded
@@ -53,6 +56,52 @@ def test_on_a_cpu_the_loss_is_computed_as_usual():
             plain.append(value.detach())
     assert same((losses, state), (torch.stack(plain), model.state_dict()))
     assert objective.refused == ""
+
+
+class NoGraph:
+    """Stands for a capture on a machine without a GPU; some kinds of batches cannot be captured."""
+
+    refused: tuple[str, ...] = ()
+    device = torch.device("cpu")
+
+    def __init__(self, loss, model, batch):
+        if any(name in self.refused for name in batch):
+            raise RuntimeError("operation not permitted\nwhen a stream is capturing")
+        self.loss, self.weights, self.flat = loss, [], torch.empty(0)
+        self.trigger = torch.zeros((), requires_grad=True)
+
+    def replay(self, batch):
+        return self.loss(batch).detach() + 1000  # so that one sees it
+
+
+@pytest.mark.parametrize(
+    ("refused", "graphs", "warnings"), [((), 3, 0), (("raw",), 2, 1), (("raw", "x"), 0, 2)], ids=["none", "raw", "both"]
+)
+def test_a_preparation_that_cannot_be_captured_is_computed_before_the_graph(monkeypatch, refused, graphs, warnings):
+    prepared = []
+
+    def prepare(batch):
+        prepared.append(1)
+        return {"x": batch["raw"] / 2}
+
+    monkeypatch.setattr("fedlab.cuda_graphs._Capture", NoGraph)
+    monkeypatch.setattr("fedlab.cuda_graphs.end_failed_capture", lambda device: None)
+    monkeypatch.setattr(GraphedLoss, "_may_be_captured", lambda self, batch: True)
+    monkeypatch.setattr(NoGraph, "refused", refused)
+    model = nn.Linear(2, 1)
+    objective = GraphedLoss(lambda net, batch: net(batch["x"]).sum(), model, prepare=prepare)
+    values, told = [], []
+    for number in range(4):
+        with recorded(record=True) as seen:
+            simplefilter("always")
+            values.append(float(objective({"raw": torch.full((3, 2), float(number))}).detach()))
+        told += [one for one in seen if issubclass(one.category, NotCapturedWarning)]
+    plain = [float(model(torch.full((3, 2), number / 2)).sum().detach()) for number in range(4)]
+    assert [value - 1000 * (value > 500) for value in values] == pytest.approx(plain, abs=1e-3)
+    assert sum(value > 500 for value in values) == graphs
+    assert len(told) == warnings
+    assert len(prepared) == 4 + (warnings == 2)  # the batch of the second refusal is prepared again
+    assert bool(objective.refused) == (warnings == 2) and objective.prepares_before == (warnings > 0)
 
 
 def test_kept_models_are_the_last_ones():
@@ -162,6 +211,22 @@ def test_parts_side_by_side_in_a_graph_have_the_bits_of_one_after_the_other():
         return one.square().mean() + other.mean()
 
     assert same(trained("cuda", graphs=True, loss=both), trained("cuda", graphs=False, loss=both))
+
+
+@pytest.mark.gpu
+def test_a_preparation_that_waits_for_the_gpu_is_computed_before_the_graph():
+    def prepare(batch):
+        return {"x": batch["x"] * 2 if float(batch["x"].sum()) > 1e9 else batch["x"]}
+
+    model = network().to("cuda")
+    objective = GraphedLoss(loss_of, model, prepare=prepare)
+    first, second, *others = ({"x": batch["x"].to("cuda")} for batch in BATCHES)
+    objective(first).backward()
+    with pytest.warns(NotCapturedWarning, match="before the model"):
+        objective(second)
+    for batch in others:
+        objective(batch).backward()
+    assert objective.prepares_before and objective.refused == ""
 
 
 @pytest.mark.gpu

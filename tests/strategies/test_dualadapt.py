@@ -15,6 +15,7 @@ from fedlab.comm.grid import PartitionGrid
 from fedlab.comm.roster import Roster
 from fedlab.config.sections import parse_section
 from fedlab.config.training_options import ClientConfig
+from fedlab.data.random_batches import joined
 from fedlab.engines import flower_internals, inprocess
 from fedlab.engines.client_host import ClientHost, node_partitions
 from fedlab.errors import ConfigError
@@ -240,8 +241,8 @@ def test_each_form_of_pseudo_targets_is_another_run(mixup):
 def test_pseudo_targets_are_what_they_say():
     for mixup in ("average", "difference", "off"):
         half = server_strategy(config(**{"dualadapt.mixup": mixup}), Blobs())
-        with seeded("x"):
-            x = pseudo_targets(half.trainer, mixup)
+        batches = half.trainer.batches
+        x = pseudo_targets(batches, mixup, joined(batches.draw_several_at(2, "x")))
         with seeded("x"):
             first, second = half.trainer.random_batch()["x"], half.trainer.random_batch()["x"]
         wanted = {"average": (first + second) / 2, "difference": (first - second).abs() - 1, "off": first}[mixup]

@@ -14,11 +14,13 @@ drawn at random.
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from fedlab.data.dataset import Batch
 from fedlab.data.pinned import send
 
 PASTED_LABEL, PASTED_SHARE = "y_pasted", "pasted_share"
+CUTMIX_NUMBERS = 4  # uniform numbers of an image
 
 
 def cutmix(batch: Batch, probability: float) -> Batch:
@@ -37,14 +39,18 @@ def cutmix(batch: Batch, probability: float) -> Batch:
         The same columns, and ``y_pasted`` (batch,), the label of the other image, and ``pasted_share`` (batch,), the
         fraction of the area that it covers, in [0, 1]; 0 where an image is as it was.
     """
-    x, y = batch["x"], batch["y"]
-    count, size = len(x), x.shape[-1]
-    mixed, kept, *center = torch.rand(4, count)
+    return pasted(batch, send(torch.rand(CUTMIX_NUMBERS, len(batch["x"])), batch["x"].device), probability)
+
+
+def pasted(batch: Batch, uniform: Tensor, probability: float) -> Batch:
+    """Return :func:`cutmix` of a batch with numbers (4, batch) in [0, 1) that are where the images are."""
+    x, y, size = batch["x"], batch["y"], batch["x"].shape[-1]
+    mixed, kept, center = uniform[0], uniform[1], uniform[2:]
     half = (size / 2 * (1 - kept).sqrt()).floor() * (mixed < probability)
-    middle = (torch.stack(center) * size).floor()
+    middle = (center * size).floor()
     start, end = (middle - half).clamp(min=0), (middle + half).clamp(max=size)  # rows and columns, (2, count)
     share = (end - start).prod(0) / size**2
-    top, left, bottom, right, share = send(torch.cat([start, end, share[None]]), x.device)
+    (top, left), (bottom, right) = start, end
     position = torch.arange(size, device=x.device)
     rows = (position >= top[:, None]) & (position < bottom[:, None])
     columns = (position >= left[:, None]) & (position < right[:, None])

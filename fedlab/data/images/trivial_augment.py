@@ -1,7 +1,7 @@
 """TrivialAugment: each image gets one change, of a kind and of a strength that are drawn uniformly; nothing to tune.
 
-Images are grouped by kind, so that a batch takes one operation for each kind. Kinds and strengths come from torch's
-current random stream, and pixels are computed where the images are.
+Images are grouped by kind, so that a batch takes one operation for each kind. Kinds and strengths are drawn on the CPU,
+and pixels are computed where the images are, in groups of fixed sizes.
 
 **Source**: Müller and Hutter, TrivialAugment: Tuning-free Yet State-of-the-Art Data Augmentation, ICCV 2021, with the
 wide ranges; kinds, ranges and their 31 strengths are those of torchvision's v2.TrivialAugmentWide.
@@ -11,38 +11,86 @@ wide ranges; kinds, ranges and their 31 strengths are those of torchvision's v2.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from fedlab.data.images.views import adjust_brightness, adjust_contrast, adjust_saturation
-from fedlab.data.pinned import send
+from fedlab.data.pinned import send_together
 
 STRENGTHS = 31  # from 0 to the largest
 MAX_FACTOR = 0.99  # of shears, and of changes of color
 MAX_SHIFT = 32.0  # pixels
 MAX_ANGLE = 135.0  # degrees
 MAX_BITS = 6  # fewer than the 8 of a byte
+SIGNED_STRENGTHS = 2 * STRENGTHS - 1
+SPARE_DEVIATIONS = 7  # of the size of a group
+NUMBERS = ("rows", "back", "matrices", "strength")  # of a batch, see `changed`
 
 
 def trivial_augment(x: Tensor) -> Tensor:
     """Return each image (batch, 3, size, size) in [-1, 1], whose pixels were bytes, after one random change."""
-    count = len(x)
-    kind = torch.randint(len(MOVES) + len(CHANGES), (count,))
-    strength = torch.randint(STRENGTHS, (count,)) / (STRENGTHS - 1) * (1 - 2 * torch.randint(2, (count,)))
-    order = kind.argsort(stable=True)
-    kind, strength = kind[order], strength[order]
-    counts = kind.bincount(minlength=len(MOVES) + len(CHANGES)).tolist()
-    moved = sum(counts[: len(MOVES)])
-    there = send(torch.stack([order, order.argsort()]), x.device)
-    matrices = send(move_matrices(kind[:moved], strength[:moved], x.shape[-1]), x.device)
-    strength = send(strength, x.device)[:, None, None, None]
-    pixels = (x[there[0]] + 1) / 2
-    parts, values = (torch.split(tensor[moved:], counts[len(MOVES) :]) for tensor in (pixels, strength))
-    changed = [change(part, value) for change, part, value in zip(CHANGES.values(), parts, values, strict=True)]
-    return 2 * torch.cat([move(pixels[:moved], matrices), *changed])[there[1]] - 1
+    return changed(x, **send_together(draw_changes(len(x), x.shape[-1]), x.device))
+
+
+def draw_changes(count: int, size: int, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+    """Return what :func:`changed` takes, for so many images of ``size`` pixels a side, from a generator."""
+    kind = torch.randint(KINDS, (count,), generator=generator)
+    number = torch.randint(STRENGTHS, (count,), generator=generator)
+    number *= 1 - 2 * torch.randint(2, (count,), generator=generator)
+    group = (kind - len(MOVES) + 1).clamp_(min=0)  # all moves are one
+    counts, sizes = group.bincount(minlength=len(CHANGES) + 1).tolist(), group_sizes(count)
+    if any(own > most for own, most in zip(counts, sizes, strict=True)):  # less often than one batch in a million
+        sizes = (count,) * len(sizes)
+    begins = [sum(sizes[:place]) - sum(counts[:place]) for place in range(len(sizes))]  # less the images before
+    order = group.argsort(stable=True)
+    places = torch.tensor(begins)[group[order]] + torch.arange(count)
+    rows = torch.zeros(sum(sizes), dtype=torch.long).scatter_(0, places, order)
+    row_of_table = kind * SIGNED_STRENGTHS + (number + STRENGTHS - 1)
+    return {
+        "rows": rows,
+        "back": torch.empty_like(order).scatter_(0, order, places),
+        "matrices": move_table(size)[row_of_table[rows[: sizes[0]]]],
+        "strength": number / (STRENGTHS - 1),
+    }
+
+
+@lru_cache(maxsize=64)
+def group_sizes(count: int) -> tuple[int, ...]:
+    """Return how many of so many images may move, and may have each of the other changes (1 + changes).
+
+    Seven standard deviations more than one expects: with fixed shapes, a batch can be part of a CUDA graph.
+    """
+
+    def most(share: float) -> int:
+        return min(count, math.ceil(count * share + SPARE_DEVIATIONS * math.sqrt(count * share * (1 - share))))
+
+    return most(len(MOVES) / KINDS), *(most(1 / KINDS) for _ in CHANGES)
+
+
+def changed(x: Tensor, rows: Tensor, back: Tensor, matrices: Tensor, strength: Tensor) -> Tensor:
+    """Return images (batch, 3, size, size) in [-1, 1] after one change each; no shape depends on values.
+
+    Parameters
+    ----------
+    rows
+        Images of each group, one group after another: those that move, those of each other change. Groups are filled up
+        with images whose results nobody reads.
+    back
+        Place of each image (batch,) among these.
+    matrices
+        Of the images that move (images, 2, 3), see :func:`move`.
+    strength
+        Of each image (batch,), from -1 to 1.
+    """
+    pixels, values = (x[rows] + 1) / 2, strength[rows][:, None, None, None]
+    of_each = (each[len(matrices) :].tensor_split(len(CHANGES)) for each in (pixels, values))
+    results = [change(part, value) for change, part, value in zip(CHANGES.values(), *of_each, strict=True)]
+    return 2 * torch.cat([move(pixels[: len(matrices)], matrices), *results])[back] - 1
 
 
 def shear(strength: Tensor, size: int) -> Tensor:
@@ -83,22 +131,19 @@ MOVES: Mapping[str, Callable[[Tensor, int], Tensor]] = {
 }
 
 
-def move_matrices(kind: Tensor, strength: Tensor, size: int) -> Tensor:
-    """Return the matrices (images, 2, 3) by which images move.
+@lru_cache(maxsize=8)
+def move_table(size: int) -> Tensor:
+    """Return the matrices (moves * strengths of both signs, 2, 3) by which images of ``size`` pixels a side move.
 
-    They map a pixel's (column, row, 1) to the place that its value comes from.
-
-    Parameters
-    ----------
-    kind
-        Numbers of ``MOVES`` (images,), ascending.
-    strength
-        Signed fractions of the largest move (images,).
-    size
-        Pixels a side.
+    They map a pixel's (column, row, 1) to the place that its value comes from. Strengths are signed fractions of the
+    largest move, from -1 to 1; those of one move follow one another. Other kinds of changes have rows, too, which
+    nobody reads.
     """
-    parts = torch.split(strength, kind.bincount(minlength=len(MOVES)).tolist())
-    return torch.cat([matrices(part, size) for matrices, part in zip(MOVES.values(), parts, strict=True)])
+    strength = torch.arange(1 - STRENGTHS, STRENGTHS) / (STRENGTHS - 1)
+    table = torch.zeros(KINDS, SIGNED_STRENGTHS, 2, 3)
+    for row, matrices in enumerate(MOVES.values()):
+        table[row] = matrices(strength, size)
+    return table.flatten(0, 1)
 
 
 def move(x: Tensor, matrices: Tensor) -> Tensor:
@@ -107,7 +152,7 @@ def move(x: Tensor, matrices: Tensor) -> Tensor:
     Parameters
     ----------
     matrices
-        See :func:`move_matrices`.
+        See :func:`move_table`.
     """
     size = x.shape[-1]
     position = torch.arange(size, device=x.device, dtype=matrices.dtype)
@@ -167,3 +212,4 @@ CHANGES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "AutoContrast": autocontrast,
     "Equalize": equalize,
 }
+KINDS = len(MOVES) + len(CHANGES)

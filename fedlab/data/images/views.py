@@ -34,7 +34,7 @@ class Boxes(NamedTuple):
     width: Tensor
 
 
-def sample_boxes(count: int, size: int, min_area: float) -> Boxes:
+def sample_boxes(count: int, size: int, min_area: float, generator: torch.Generator | None = None) -> Boxes:
     """Return ``count`` random crops as v2's RandomResizedCrop draws them.
 
     The area is uniform in [min_area, 1], the logarithm of the aspect ratio uniform; after ten tries that do not fit,
@@ -46,16 +46,18 @@ def sample_boxes(count: int, size: int, min_area: float) -> Boxes:
         Number of crops, and pixels a side of the image.
     min_area
         Smallest fraction of the image's area.
+    generator
+        What to draw from; None: torch's current random stream.
     """
-    area = size * size * torch.empty(count, MAX_TRIES).uniform_(min_area, 1)
-    ratio = torch.empty(count, MAX_TRIES).uniform_(*map(math.log, RATIOS)).exp()
+    area = size * size * torch.empty(count, MAX_TRIES).uniform_(min_area, 1, generator=generator)
+    ratio = torch.empty(count, MAX_TRIES).uniform_(*map(math.log, RATIOS), generator=generator).exp()
     width, height = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
     fits = (width > 0) & (width <= size) & (height > 0) & (height <= size)
     first = fits.int().argmax(1, keepdim=True)
     some = fits.any(1)
     width = torch.where(some, width.gather(1, first)[:, 0], size)
     height = torch.where(some, height.gather(1, first)[:, 0], size)
-    corner = torch.rand(count, 2)
+    corner = torch.rand(count, 2, generator=generator)
     return Boxes(
         (corner[:, 0] * (size - height + 1)).floor(), (corner[:, 1] * (size - width + 1)).floor(), height, width
     )
@@ -63,10 +65,10 @@ def sample_boxes(count: int, size: int, min_area: float) -> Boxes:
 
 def crop(x: Tensor, boxes: Boxes) -> Tensor:
     """Return each image's box, resized bilinearly to the whole image's size: (batch, channels, size, size)."""
-    size = x.shape[-1]
+    size, place = x.shape[-1], boxes.top.device
 
     def positions(start: Tensor, length: Tensor) -> Tensor:  # (batch, size) in [-1, 1]
-        center = start[:, None] + (torch.arange(size) + 0.5) * length[:, None] / size - 0.5
+        center = start[:, None] + (torch.arange(size, device=place) + 0.5) * length[:, None] / size - 0.5
         inside = torch.minimum(torch.maximum(center, start[:, None]), (start + length)[:, None] - 1)
         return (2 * inside + 1) / size - 1
 
@@ -85,8 +87,17 @@ def padded_crop(x: Tensor, padding: int) -> Tensor:
     padding
         Width of the border in pixels.
     """
-    count, channels, size, _ = x.shape
-    corner = send(torch.randint(2 * padding + 1, (2, count)), x.device)
+    return crop_padded(x, send(draw_corners(len(x), padding), x.device), padding)
+
+
+def draw_corners(count: int, padding: int, generator: torch.Generator | None = None) -> Tensor:
+    """Return the upper left corners (2, count), row and column, of random squares for :func:`crop_padded`."""
+    return torch.randint(2 * padding + 1, (2, count), generator=generator)
+
+
+def crop_padded(x: Tensor, corner: Tensor, padding: int) -> Tensor:
+    """Return the squares of images (batch, channels, size, size) with black borders whose corners are (2, batch)."""
+    channels, size = x.shape[1:3]
     rows, columns = corner[:, :, None] + torch.arange(size, device=x.device)  # (batch, size) each
     bordered = pad(x, (padding,) * 4, value=-1.0)
     strip = bordered.gather(2, rows[:, None, :, None].expand(-1, channels, -1, bordered.shape[-1]))
@@ -98,9 +109,15 @@ def flip(x: Tensor, where: Tensor) -> Tensor:
     return torch.where(send(where, x.device)[:, None, None, None], x.flip(-1), x)
 
 
+def draw_mirrored(count: int, generator: torch.Generator | None = None) -> Tensor:
+    """Return for each of so many images whether it is mirrored (count,): half of them are."""
+    return torch.rand(count, generator=generator) < 0.5
+
+
 def to_grayscale(x: Tensor) -> Tensor:
     """Return the lightness (batch, 1, height, width) of images (batch, 3, height, width), as torchvision weights it."""
-    return (x * torch.tensor(TORCHVISION_LUMA).to(x)[:, None, None]).sum(1, keepdim=True)
+    luma = torch.stack([x.new_full((1, 1), weight) for weight in TORCHVISION_LUMA])  # a copy would wait for a GPU
+    return (x * luma).sum(1, keepdim=True)
 
 
 def adjust_brightness(x: Tensor, factor: Tensor) -> Tensor:
@@ -156,7 +173,7 @@ def random_view(x: Tensor, min_area: float, strength: float, hflip: bool) -> Ten
     """
     x = crop(x, sample_boxes(len(x), x.shape[-1], min_area)) if min_area < 1 else x
     x = color_jitter(x, strength)
-    return flip(x, torch.rand(len(x)) < 0.5) if hflip else x
+    return flip(x, draw_mirrored(len(x))) if hflip else x
 
 
 MIN_CROP_AREA, JITTER_STRENGTH = 0.3, 0.4  # of photographs: least area of a crop, strength of color changes

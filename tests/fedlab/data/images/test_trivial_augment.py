@@ -10,7 +10,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
 from fedlab.data.images import trivial_augment
-from fedlab.data.images.trivial_augment import CHANGES, MOVES, STRENGTHS
+from fedlab.data.images.trivial_augment import CHANGES, MOVES, SIGNED_STRENGTHS, STRENGTHS
 
 SIZE = 32
 TABLE = v2.TrivialAugmentWide._AUGMENTATION_SPACE  # kinds, their magnitudes by number, whether these have signs
@@ -66,8 +66,9 @@ def test_a_change_is_torchvisions(images, kind, number, sign):
     strength = torch.full((len(images),), sign * number / (STRENGTHS - 1))
     x = images.float() / 255
     if kind in MOVES:
-        rows = torch.full((len(images),), list(MOVES).index(kind))
-        ours, within = trivial_augment.move(x, trivial_augment.move_matrices(rows, strength, SIZE)), 1e-4
+        table = trivial_augment.move_table(SIZE).view(-1, SIGNED_STRENGTHS, 2, 3)
+        matrix = table[list(MOVES).index(kind), STRENGTHS - 1 + sign * number]
+        ours, within = trivial_augment.move(x, matrix.expand(len(images), -1, -1)), 1e-4
     else:
         ours, within = CHANGES[kind](x, strength[:, None, None, None]), 2.0  # theirs rounds to bytes, twice for some
     theirs = REFERENCES[kind](images, magnitude_of(kind, number, sign))
