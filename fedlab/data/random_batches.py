@@ -29,19 +29,20 @@ class RandomTransform:
     Attributes
     ----------
     draw
-        Returns numbers for so many examples, tensors on the CPU by name, from a generator.
+        Returns numbers for so many examples, tensors on the CPU by name, from a generator; the last argument says that
+        their shapes have to be those of any other batch of so many, as a CUDA graph needs them.
     apply
         Returns what becomes of a batch with these numbers, which are where its columns are. It makes a GPU wait for
         nothing: no value is looked at, shapes depend on shapes alone, and no tensor comes from the CPU.
     """
 
-    draw: Callable[[int, Generator], Numbers]
+    draw: Callable[[int, Generator, bool], Numbers]
     apply: Callable[[Batch, Numbers], Batch]
 
     def __call__(self, batch: Batch) -> Batch:
         """Return a transformed batch, with numbers of torch's current random stream."""
         column = next(iter(batch.values()))
-        return self.apply(batch, send_together(self.draw(len(column), None), column.device))
+        return self.apply(batch, send_together(self.draw(len(column), None, False), column.device))
 
 
 class RandomBatches:
@@ -78,9 +79,7 @@ class RandomBatches:
             with seeded(*names):
                 return [self.finished() for _ in range(count)]
         generator = torch.Generator()
-        generator.manual_seed(
-            seed_of(*names)
-        )  # the numbers of torch's own generator in a scope, at a tenth of its cost
+        generator.manual_seed(seed_of(*names))  # torch's own numbers in a scope, at a tenth of its cost
         drawn = joined([self._draw(generator) for _ in range(count)])
         return parted(send_together(drawn, self.device), count)
 
@@ -102,7 +101,7 @@ class RandomBatches:
     def _draw(self, generator: torch.Generator) -> Batch:
         drawn = {ROWS: torch.randint(len(self.data), (self.size,), generator=generator)}
         if isinstance(self.data.transform, RandomTransform):
-            numbers = self.data.transform.draw(self.size, generator)
+            numbers = self.data.transform.draw(self.size, generator, self.device.type == "cuda")
             drawn |= {f"{OF_TRANSFORM}{name}": one for name, one in numbers.items()}
         return drawn
 

@@ -183,12 +183,12 @@ class Images:
         if self.jitter:
             return self._jittered
 
-        def draw(count: int, generator: torch.Generator | None) -> Batch:
+        def draw(count: int, generator: torch.Generator | None, fixed: bool) -> Batch:
             drawn: dict[str, Tensor] = {}
             if self.crop_padding:
                 drawn["corner"] = views.draw_corners(count, self.crop_padding, generator)
             if self.augment == "trivial":
-                drawn |= draw_changes(count, size, generator)
+                drawn |= draw_changes(count, size, generator, fixed)
             if self.min_crop_area < 1:
                 drawn |= views.sample_boxes(count, size, self.min_crop_area, generator)._asdict()
             if self.hflip:

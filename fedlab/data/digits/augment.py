@@ -129,7 +129,7 @@ def source_views(read: Callable[[Batch], Batch], **ranges: Any) -> RandomTransfo
     """
     numbers = AFFINE_NUMBERS + COLOR_NUMBERS
 
-    def draw(count: int, generator: torch.Generator | None) -> Batch:
+    def draw(count: int, generator: torch.Generator | None, fixed: bool) -> Batch:
         return {"uniform": torch.rand(numbers * count, generator=generator)}
 
     def apply(batch: Batch, drawn: Batch) -> Batch:

@@ -10,7 +10,7 @@ import torch
 import plain_views
 from fedlab import registry
 from fedlab.data.dataset import ArrayDataset
-from fedlab.data.images.trivial_augment import SPARE_DEVIATIONS, draw_changes, group_sizes, trivial_augment
+from fedlab.data.images.trivial_augment import SPARE_DEVIATIONS, changed, draw_changes, group_sizes
 from fedlab.data.pinned import layout, pack, send_together, unpack
 from fedlab.data.pixels import to_float
 from fedlab.data.random_batches import RandomBatches, RandomTransform, joined, parted
@@ -118,12 +118,20 @@ def test_a_group_that_is_larger_than_expected_changes_no_bit(monkeypatch, seed):
     for most in (1, 20):
         monkeypatch.setattr("fedlab.data.images.trivial_augment.group_sizes", lambda count, most=most: (most,) * 9)
         torch.manual_seed(seed)
-        assert torch.equal(trivial_augment(x), plain)
+        assert torch.equal(changed(x, **draw_changes(len(x), 9, fixed=True)), plain)
+
+
+@pytest.mark.parametrize("count", [1, 7, 64])
+def test_groups_of_fixed_sizes_change_no_bit(count):
+    x = 2 * (torch.randint(0, 256, (count, 3, 9, 9)).float() / 255) - 1
+    needed, fixed = (draw_changes(count, 9, torch.Generator().manual_seed(3), fixed) for fixed in (False, True))
+    assert torch.equal(changed(x, **needed), changed(x, **fixed))
+    assert len(needed["rows"]) < len(fixed["rows"])
 
 
 def test_shapes_of_what_is_drawn_are_those_of_any_other_batch():
     torch.manual_seed(0)
-    shapes = {tuple(column.shape for column in draw_changes(512, 32).values()) for _ in range(300)}
+    shapes = {tuple(column.shape for column in draw_changes(512, 32, fixed=True).values()) for _ in range(300)}
     assert len(shapes) == 1
     assert SPARE_DEVIATIONS >= 7 and group_sizes(512)[1] < 2.5 * 512 / 14
 
@@ -165,7 +173,7 @@ def test_rows_of_a_selection_without_a_transform_are_looked_up():
 
 def test_a_transform_in_two_parts_is_one_when_it_is_called():
     noise = RandomTransform(
-        lambda count, generator: {"noise": torch.rand(count, generator=generator)},
+        lambda count, generator, fixed: {"noise": torch.rand(count, generator=generator)},
         lambda batch, drawn: {**batch, "x": batch["x"] + drawn["noise"]},
     )
     data = ArrayDataset({"x": torch.zeros(9)}, noise)
