@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from fedlab.files import write_atomically
-from fedlab.report import charts
+from fedlab.report import charts, cost_charts
 from fedlab.report.charts import Drawing
 from fedlab.report.figures import Plot
 from fedlab.report.run_tables import primary_group
@@ -18,8 +18,8 @@ def write_run_figures(result: Result) -> list[Path]:
     """Write the figures of a run's page into ``figures/`` of its directory and return their paths."""
     measure = result.metric_table.title(primary_group(result))
     named = [(f"{measure} {drawing.title}", drawing) for drawing in charts.primary_figures(result)[1]]
-    _, seconds = charts.time_table(result)
-    _, traffic = charts.traffic_table(result)
+    _, seconds = cost_charts.time_table(result)
+    _, traffic = cost_charts.traffic_table(result)
     named += [(drawing.title, drawing) for drawing in (*charts.other_figures(result)[0], seconds, *traffic)]
     return write_figures(result.directory / "figures", named)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fedlab.files import write_atomically
-from fedlab.report import charts, commands, figures, partition_table, run_tables, samples, template
+from fedlab.report import charts, commands, cost_charts, figures, partition_table, run_tables, samples, template
 from fedlab.report.client_predictions import Predictions
 from fedlab.runs.result import Result
 
@@ -28,8 +28,8 @@ def render(result: Result, predictions: Predictions | None = None) -> str:
     results = run_tables.results_table(result)
     keys, curves = charts.primary_figures(result)
     others, once = charts.other_figures(result)
-    phases, seconds = charts.time_table(result)
-    traffic, bytes_figures = charts.traffic_table(result)
+    phases, seconds = cost_charts.time_table(result)
+    traffic, bytes_figures = cost_charts.traffic_table(result)
     clients = run_tables.client_names(result.rounds)
     failures = run_tables.failures(result)
     return template.render(
@@ -54,7 +54,7 @@ def render(result: Result, predictions: Predictions | None = None) -> str:
         once=once,
         phases=phases,
         seconds=seconds,
-        kinds=list(charts.KINDS.values()),
+        kinds=list(cost_charts.KINDS.values()),
         traffic=traffic,
         bytes_figures=bytes_figures,
         bytes_by_client=1 < len(clients) <= figures.SLOTS,

@@ -14,7 +14,7 @@ from fedlab.config.presets import parse_overrides
 from fedlab.config.sections import to_toml
 from fedlab.metrics import Metric
 from fedlab.registry import find, load_config
-from fedlab.report import charts, commands, run_tables
+from fedlab.report import charts, commands, cost_charts, run_tables
 from fedlab.report.figures import REFERENCE, SLOTS, slots
 from fedlab.report.panels import Curve, limits, panel
 from fedlab.report.run_page import render, render_excerpt, write_report
@@ -327,7 +327,7 @@ def test_a_page_of_sampled_clients_shows_the_rounds_that_had_a_test(tmp_path):
     titles = [drawing.title for drawing in charts.primary_figures(result)[1]]
     assert titles[:2] == ["global model", "mean over clients"]
     assert "accuracy 10.0 % in round 0, 90.0 % in round 10" in charts.primary_figures(result)[1][0].svg
-    rows = {row.head: [cell.text for cell in row.cells] for row in charts.traffic_table(result)[0]}
+    rows = {row.head: [cell.text for cell in row.cells] for row in cost_charts.traffic_table(result)[0]}
     took_part = {name for one in result.rounds for name in one["bytes"]}
     assert rows[f"all {len(took_part)} that took part"][0] == "500.0 kB"
 
@@ -376,7 +376,7 @@ def test_options_versions_commit_and_hash_are_there(result, seen):
 
 
 def test_time_by_phase_adds_up(result):
-    rows, drawing = charts.time_table(result)
+    rows, drawing = cost_charts.time_table(result)
     assert [(row.head, row.cells[0].text) for row in rows] == [
         ("pre-training on the source", "10 s"),
         ("clients test", "4.5 s"),
@@ -387,7 +387,7 @@ def test_time_by_phase_adds_up(result):
 
 
 def test_traffic_by_client_adds_up(result):
-    rows, drawings = charts.traffic_table(result)
+    rows, drawings = cost_charts.traffic_table(result)
     assert [cell.text for cell in rows[0].cells] == ["16.0 kB", "8.0 kB", "4.5 kB", "180 B"]
     assert [cell.text for cell in rows[-1].cells] == ["64.0 kB", "32.0 kB", "18.0 kB", "720 B"]
     assert [drawing.title for drawing in drawings] == [
