@@ -23,6 +23,7 @@ OPTIONS = {
     "server.ema_decay": 0.9,
     "engine": "inprocess",
     "device": "cpu",
+    "report": False,
     "seed": 0,
 }
 
