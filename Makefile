@@ -11,7 +11,7 @@ INSTALL := $(BIN)/python -m pip install --no-compile --disable-pip-version-check
 demo: .venv/.user
 	$(BIN)/fedlab run dualadapt-digits
 
-PYTEST := $(BIN)/python -m pytest -m 'not gpu and not paper and not container and not typed' --numprocesses 4 --dist loadfile --no-loadscope-reorder --durations 20
+PYTEST := $(BIN)/python -m pytest -m 'not gpu and not paper and not container and not typed' --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 20
 
 # Types are checked on one core, while the tests wait for one another's processes.
 test: .venv/.developer

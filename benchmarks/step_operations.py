@@ -160,11 +160,12 @@ def client_steps(config: Config) -> Callable[[int], object]:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("presets", nargs="*", default=list(PRESETS), help="those of the table by default")
+    asked = parser.parse_args()
     print(f"| step, batches of {BATCH} | {REST} | {GRAPHED} | {OPTIMIZER} | ms of the CPU outside of these two |")
     print("|---|---|---|---|---|")
-    for preset in parser.parse_args().presets:
+    for preset in asked.presets:
         config = launch.prepare(preset, {**SMALL, **PRESETS.get(preset, {})})
         sides = {"server": server_steps} | ({"client": client_steps} if config.run.strategy == "dualadapt" else {})
         for side, steps_of in sides.items():

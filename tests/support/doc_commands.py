@@ -41,7 +41,9 @@ def lines(page: Path) -> Iterator[Line]:
             yield Line(name, number, block)
             continue
         known: dict[str, str] = {}
-        for line in filter(str.strip, block.splitlines()):
+        for line in block.splitlines():
+            if not line.strip() or line.startswith("#"):
+                continue
             if assigned := re.fullmatch(r"(\w+)=(\S+|\"[^\"]*\")(?: +#.*)?", line):
                 known[assigned[1]] = assigned[2].strip('"')  # a shell splits it into words where it is used
                 continue
