@@ -38,9 +38,8 @@ def seed_of(*names: int | str) -> int:
     >>> seed_of(0, "train", 1) == seed_of(0, "train", 1)
     True
     """
-    *before, last = names
-    hashed = _hashed(*before).copy()  # of many clients, who differ in their last name only, computed once
-    hashed.update(f"{type(last).__name__}:{last}".encode())
+    hashed = _hashed(*names[:-1]).copy()  # of many clients, who differ in their last name only, computed once
+    hashed.update("".join(f"{type(last).__name__}:{last}" for last in names[-1:]).encode())
     return int.from_bytes(hashed.digest()[:8], "big") >> 1
 
 

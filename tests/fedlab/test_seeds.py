@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 from threading import Event, Thread
@@ -253,3 +254,7 @@ def test_scopes_that_take_turns_have_the_numbers_of_scopes_alone_and_those_withi
         with seeded(0, "two"):
             assert draw() == two
     assert (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == before
+
+
+def test_a_stream_without_a_name_has_a_seed() -> None:
+    assert seed_of() == int.from_bytes(hashlib.sha256(b"").digest()[:8], "big") >> 1
