@@ -16,13 +16,27 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
     """Return a tensor of any shape on a device; to a GPU from pinned memory: other copies wait for all work before."""
     if tensor.device.type != "cpu" or device.type != "cuda":
         return tensor.to(device)
+    refuse_in_capture()
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def refuse_in_capture() -> None:
+    """Validate that no CUDA graph is being captured, since each replay would copy what is in that memory by then.
+
+    Raises
+    ------
+    RuntimeError
+        When one is; the capture fails, and the loss runs without a graph.
+    """
+    if torch.cuda.is_current_stream_capturing():
+        raise RuntimeError("a tensor of the CPU, such as a random number, is copied to the GPU within the graph")
 
 
 def send_together(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
     """Return tensors of a CPU on a device, by name: to a GPU in one copy, whose parts they are."""
     if device.type != "cuda" or len(tensors) < 2:
         return {name: send(tensor, device) for name, tensor in tensors.items()}
+    refuse_in_capture()
     parts = layout(tensors)
     return unpack(pack(tensors, parts, pinned=True).to(device, non_blocking=True), parts)
 

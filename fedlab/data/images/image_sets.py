@@ -89,16 +89,11 @@ def load_image_set(name: str, root: Path | None, validation: bool = False, size:
     DataError
         For an unknown name, a set that has no validation part, or files that are missing or damaged.
     """
-    return _resized(name, root, validation, size) if size else _read(name, root, validation)
+    return _read(name, root, validation, size)
 
 
-@lru_cache(maxsize=16)
-def _resized(name: str, root: Path | None, validation: bool, size: int) -> LabeledImages:
-    return resize(_read(name, root, validation), size)
-
-
-@lru_cache(maxsize=16)
-def _read(name: str, root: Path | None, validation: bool) -> LabeledImages:
+@lru_cache(maxsize=16)  # which takes an argument that is left out for another one than its default
+def _read(name: str, root: Path | None, validation: bool, size: int) -> LabeledImages:
     if name not in IMAGE_SETS:
         raise DataError(f"no set of images {name!r}; {suggest(name, IMAGE_SETS)}")
     entry = IMAGE_SETS[name]
@@ -113,7 +108,7 @@ def _read(name: str, root: Path | None, validation: bool) -> LabeledImages:
             where = f"{where}, or torchvision's {entry.instead}/ beside its folder" if entry.instead else where
             raise DataError(f"{name} does not ship with fedlab: expected {where}; set data.root or FEDLAB_DATA")
     try:
-        return reader(root)
+        return resize(reader(root), size) if size else reader(root)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise DataError(
             f"{name} cannot be read ({error}); replace its files below {root or datasets.EMBEDDED}"

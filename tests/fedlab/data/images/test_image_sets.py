@@ -93,12 +93,13 @@ def test_a_file_of_jpegs_is_decoded_in_order_and_resized(tmp_path):
     assert small.x.shape == (3, 3, 32, 32) and small.x.dtype == torch.uint8
 
 
-def test_a_file_is_decoded_once_for_all_sizes(tmp_path, monkeypatch):
+def test_a_file_is_decoded_once_however_it_is_asked_for(tmp_path, monkeypatch):
     decoded, read = [], image_sets._read_jpegs
     monkeypatch.setattr(image_sets, "_read_jpegs", lambda path: decoded.append(path) or read(path))
     jpegs(tmp_path / "eurosat" / "eurosat_64.npz", [3, 0, 6])
-    sides = [image_sets.load_image_set("eurosat", tmp_path, size=size).x.shape[-1] for size in (0, 16, 8)]
-    assert sides == [64, 16, 8] and len(decoded) == 1
+    first = image_sets.load_image_set("eurosat", tmp_path)
+    assert image_sets.load_image_set("eurosat", tmp_path, False, size=0) is first
+    assert image_sets.load_image_set(name="eurosat", root=tmp_path, validation=False) is first and len(decoded) == 1
 
 
 def test_what_is_missing_or_damaged_is_a_sentence(tmp_path):
