@@ -21,7 +21,7 @@ class Curve:
     """One line of a panel: a value for each round, NaN where there is none; ``band`` is (low, high) around it.
 
     ``members`` are what each value is a mean over. A line breaks where they change, since it would show a jump that
-    nothing but the mean has made, and a value over fewer of them than others has an open dot. Empty: always the same.
+    nothing but the mean has made, and a value that lacks one of them has an open dot. Empty: always the same.
     """
 
     label: str
@@ -144,9 +144,9 @@ def panel(
 
 
 def _open(members: Sequence[Members]) -> set[int]:
-    """Return the places of the means over fewer members than others."""
-    most = max(map(len, members), default=0)
-    return {at for at, of in enumerate(members) if len(of) < most}
+    """Return the places of the means that lack a member which any of them has, even if none has all."""
+    every = frozenset[Any]().union(*members)
+    return {at for at, of in enumerate(members) if of != every}
 
 
 def _line(

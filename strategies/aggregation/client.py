@@ -132,4 +132,4 @@ def clipped_change(
     change = {name: trained[name].cpu().double() - sent[name].double() for name in sorted(trainable)}
     norm = float(torch.stack([delta.square().sum() for delta in change.values()]).sum().sqrt())
     share = limit / norm if norm > limit else 1.0
-    return {name: share * delta for name, delta in change.items()}, norm <= limit
+    return {name: delta.mul_(share) for name, delta in change.items()}, norm <= limit  # in place: 8 bytes a weight

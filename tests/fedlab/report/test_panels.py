@@ -24,6 +24,13 @@ def test_panels_have_one_span_within_the_bounds():
     assert above < 1.02
 
 
+def test_means_that_each_lack_another_member_all_have_open_dots():
+    curve = Curve("m", 2, [0.1, 0.2], members=[frozenset("ab"), frozenset("bc")])
+    drawn = panel("p", range(2), [curve], within=(0, 1), percent=True, alt="").svg
+    alike = panel("p", range(2), [Curve("m", 2, [0.1, 0.2])], within=(0, 1), percent=True, alt="").svg
+    assert drawn.count("stroke-width: 1.2") > 0 == alike.count("stroke-width: 1.2")
+
+
 def texts(plot, title):
     drawn = plot.under(title) if title else plot.svg
     return re.findall(r"<text[^>]*>([^<]*[a-z][^<]*)</text>", drawn)
