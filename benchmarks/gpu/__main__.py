@@ -34,7 +34,7 @@ from benchmarks.gpu.rows import Record, Row, cells, table_of
 from benchmarks.gpu.schedule import perform_all
 from fedlab import __version__
 from fedlab.config.presets import parse_overrides
-from fedlab.errors import ConfigError, FedlabError
+from fedlab.errors import ConfigError, FedlabError, plural
 from fedlab.training import resolve_device
 
 CARRYING = 12.0  # seconds of a long run in which it is packed
@@ -69,12 +69,14 @@ def carried(run: Path, out: Path) -> Iterator[Row]:
         yield Row(long.PART, f"{run.name}, carried", error=str(error))
         return
     size = sum(piece.stat().st_size for piece in pieces) / 1e6
-    note = f"{len(pieces)} piece(s) in {out}: " + ("nearly the same weights" if light else "goes on to the same bits")
+    note = f"{plural(len(pieces), 'piece')} in {out}: " + (
+        "nearly the same weights" if light else "goes on to the same bits"
+    )
     yield Row(long.PART, f"{run.name}, carried", size, "MB", note=note)
 
 
 def use_cache_of_data() -> None:
-    """Take what ``benchmarks.gpu.data`` has computed, where the data folder has it, for all processes of this one."""
+    """Let this process and its children read the cache that ``benchmarks.gpu.data`` put into the data folder."""
     folder = Path(os.environ.get("FEDLAB_DATA") or "nowhere") / CACHE
     if folder.is_dir():
         os.environ.setdefault("XDG_CACHE_HOME", str(folder.resolve()))

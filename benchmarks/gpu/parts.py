@@ -40,7 +40,7 @@ USUAL = tuple(name for name in PARTS if name != "tests")
 
 @dataclass(frozen=True)
 class Item:
-    """What is done in one go: a part, or those of its tasks whose name contains ``match``; options of its long runs."""
+    """A part of the benchmark, or those of its tasks whose name contains ``match``, with options of its long runs."""
 
     part: str
     match: str = ""

@@ -1,4 +1,4 @@
-"""What is left to the host in a step of the server: draws, and nothing that is computed of images.
+"""Operations that a step of the server leaves to the host: draws, and nothing that is computed of images.
 
 Numbers of operations, and no clock. On a GPU the rest is a CUDA graph, which has the bits of single kernels.
 """
@@ -24,7 +24,7 @@ def config(preset, **changes):
 
 
 def whole_batches(monkeypatch):
-    """Take batches as they are taken of a set with a transform that is one function."""
+    """Let each batch be made before the graph, as that of a set whose transform is one function."""
     monkeypatch.setattr(
         RandomBatches, "is_split", property(lambda self: False, lambda self, value: None), raising=False
     )

@@ -1,4 +1,4 @@
-"""What goes wrong during a run: whose fault it is, what is said, and what is kept."""
+"""Failures during a run: whose fault they are, the sentence that says so, and what is kept."""
 
 from __future__ import annotations
 

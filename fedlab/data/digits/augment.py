@@ -28,31 +28,24 @@ AFFINE_NUMBERS, COLOR_NUMBERS = 6, 7  # uniform numbers of an image
 Padding = Literal["ground", "border"]
 
 
-def random_affine(
-    x: Tensor,
-    degrees: float = 12.0,
-    shear: float = 0.2,
-    scale: tuple[float, float] = (0.8, 1.15),
-    shift: float = 0.08,
-    padding: Padding = "ground",
-) -> Tensor:
+def random_affine(x: Tensor, padding: Padding = "ground", **ranges: Any) -> Tensor:
     """Apply a random affine map to each image.
 
     Parameters
     ----------
     x
         Images (batch, channels, height, width) in [-1, 1].
-    degrees, shear, scale, shift
-        Ranges: rotation, shear factor, size on each axis, translation in half image widths.
     padding
         What lies outside of the original: a ground of -1, or the nearest pixel of its border.
+    ranges
+        Those of :func:`affine_maps`.
 
     Returns
     -------
     Tensor
         Images of the same shape.
     """
-    maps = affine_maps(torch.rand(AFFINE_NUMBERS, len(x)), degrees, shear, scale, shift)
+    maps = affine_maps(torch.rand(AFFINE_NUMBERS, len(x)), **ranges)
     return moved(x, send(maps, x.device), padding)
 
 
@@ -63,7 +56,15 @@ def affine_maps(
     scale: tuple[float, float] = (0.8, 1.15),
     shift: float = 0.08,
 ) -> Tensor:
-    """Return affine maps (batch, 2, 3) made of numbers (6, batch) in [0, 1); ranges as of :func:`random_affine`."""
+    """Return affine maps (batch, 2, 3) made of numbers.
+
+    Parameters
+    ----------
+    uniform
+        Numbers (6, batch) in [0, 1).
+    degrees, shear, scale, shift
+        Ranges: rotation, shear factor, size on each axis, translation in half image widths.
+    """
     angle = _between(-degrees, degrees, uniform[0]) * math.pi / 180
     slant = _between(-shear, shear, uniform[1])
     wide, high = 1 / _between(*scale, uniform[2]), 1 / _between(*scale, uniform[3])
@@ -125,7 +126,7 @@ def source_views(read: Callable[[Batch], Batch], **ranges: Any) -> RandomTransfo
     read
         What comes before: from stored columns to images (batch, 3, height, width) in [-1, 1], without a draw.
     ranges
-        Those of :func:`random_affine`.
+        Those of :func:`affine_maps`.
     """
     numbers = AFFINE_NUMBERS + COLOR_NUMBERS
 

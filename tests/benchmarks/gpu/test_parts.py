@@ -1,4 +1,4 @@
-"""What is asked for of the GPU benchmark, in its order, and the time of each."""
+"""Parts that the GPU benchmark is asked for, in their order, and the time of each."""
 
 from __future__ import annotations
 

@@ -61,7 +61,8 @@ def test_models_that_clients_keep_are_compared_too(monkeypatch):
     monkeypatch.setattr(right, "cases", lambda: {"any": ({}, {"server.steps": 1, "client.steps": 1})})
     found = []
     for accuracy in (0.5, 0.5, 0.6):
-        monkeypatch.setattr(right.fedlab, "run", lambda *_, **__: Result(accuracy))  # noqa: B023
+        result = Result(accuracy)
+        monkeypatch.setattr(right.fedlab, "run", lambda *_, of=result, **__: of)
         found.append(right.final_weights("any", "cpu")[0])
     assert found[0] == found[1] != found[2]
 

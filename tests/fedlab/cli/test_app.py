@@ -11,15 +11,14 @@ import warnings
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 import toy
-from fedlab.cli.app import app
 from fedlab.cli.errors import handle_errors
 from fedlab.cli.run import complete_option, complete_preset
 from fedlab.errors import FedlabWarning
 from fedlab.registry import load_config, load_run_config
 from fedlab.runs.directory import RunDirectory
+from in_process import call
 from tables import put
 from waiting import wait_until
 
@@ -31,12 +30,6 @@ def _toy_workload(monkeypatch, tmp_path):
     put(monkeypatch, "workload", "blobs", toy.SPEC)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "160")
-
-
-def call(*arguments, code=0):
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == code, result.output
-    return result
 
 
 def test_print_config_prints_a_preset_that_gives_the_same_configuration_and_runs_nothing(tmp_path):

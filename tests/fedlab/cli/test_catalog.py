@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from typer.testing import CliRunner
 
 import toy
-from fedlab.cli.app import app
 from fedlab.doctor import Finding
 from fedlab.errors import HELP_PAGE
+from in_process import call
 from tables import put
 
 
@@ -17,12 +16,6 @@ def _toy_workload(monkeypatch, tmp_path):
     put(monkeypatch, "workload", "blobs", toy.SPEC)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "160")
-
-
-def call(*arguments, code=0):
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == code, result.output
-    return result
 
 
 def test_list_names_what_there_is():

@@ -13,6 +13,7 @@ import toy
 from fedlab.cli.app import app
 from fedlab.comparison import cells as running
 from fedlab.workload import WorkloadSpec
+from in_process import call
 from tables import put
 
 
@@ -26,12 +27,6 @@ def _toy_workload(monkeypatch, tmp_path):
 @pytest.fixture
 def preset(tmp_path):
     return toy.write_preset(tmp_path)
-
-
-def call(*arguments, code=0):
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == code, result.output
-    return result
 
 
 @pytest.mark.engine

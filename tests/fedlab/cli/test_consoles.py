@@ -1,4 +1,4 @@
-"""What is written where: warnings and errors beside the output, and readers and disks that are gone."""
+"""Streams of the command line: warnings and errors beside the output, and readers and disks that are gone."""
 
 from __future__ import annotations
 

@@ -12,14 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 import fedlab
 import toy
 from commands import TINY
 from disks import full_disk
 from fedlab import launch
-from fedlab.cli.app import app
 from fedlab.comparison import cells as running
 from fedlab.comparison import workers
 from fedlab.comparison.plan import ComparisonRequest, at_once, plan_comparison, visible_gpus
@@ -27,6 +25,7 @@ from fedlab.comparison.preset_work import PresetWork
 from fedlab.comparison.result import Comparison
 from fedlab.errors import ConfigError, RunError
 from fedlab.runs.directory import RunDirectory
+from in_process import call
 from tables import put
 from waiting import wait_until
 
@@ -46,12 +45,6 @@ def _toy_workload(monkeypatch, tmp_path):
 @pytest.fixture
 def preset(tmp_path):
     return toy.write_preset(tmp_path)
-
-
-def call(*arguments, code=0):
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == code, result.output
-    return result
 
 
 @pytest.mark.engine
